@@ -1,0 +1,74 @@
+"""Numerical derivatives and their comparison with analytic ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def central_difference(f, x, h=1e-5):
+    """Gradient of the scalar function ``f`` at ``x`` by (f(x + h) − f(x − h)) / 2h.
+
+    Parameters
+    ----------
+    f : callable, array like x → real number.
+    x : float64 array, any shape; not changed.
+    h : float, the step. The error is O(h²) from the formula plus O(1e-16 / h) from rounding.
+
+    Returns
+    -------
+    gradient : float64 array like x.
+    """
+    x = np.array(x, dtype=np.float64)
+    gradient = np.empty_like(x)
+    for i in np.ndindex(x.shape):
+        kept = x[i]
+        x[i] = kept + h
+        above = f(x)
+        x[i] = kept - h
+        below = f(x)
+        x[i] = kept
+        gradient[i] = (above - below) / (2 * h)
+    return gradient
+
+
+def complex_step(f, x, h=1e-30):
+    """Gradient of the scalar function ``f`` at ``x`` by Im f(x + ih) / h: no subtraction, no V.
+
+    Parameters
+    ----------
+    f : callable that is analytic in x: no ``abs``, ``max``, ``np.var``, ``.real`` or ``.conj``.
+    x : float64 array, any shape; not changed.
+    h : float, the step; may be as small as 1e-30.
+
+    Returns
+    -------
+    gradient : float64 array like x.
+    """
+    x = np.array(x, dtype=np.complex128)
+    gradient = np.empty(x.shape)
+    for i in np.ndindex(x.shape):
+        x[i] += 1j * h
+        gradient[i] = f(x).imag / h
+        x[i] = x[i].real
+    return gradient
+
+
+def relative_error(ours, truth):
+    """Largest absolute difference over the largest absolute value of either (0 for two zeros)."""
+    ours, truth = np.asarray(ours, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    if ours.shape != truth.shape:
+        raise ValueError(f"expected two arrays of one shape, got {ours.shape} and {truth.shape}")
+    scale = max(np.abs(ours).max(initial=0), np.abs(truth).max(initial=0))
+    return float(np.abs(ours - truth).max(initial=0) / scale) if scale else 0.0
+
+
+def agree(name, ours, truth, tol=1e-12):
+    """Print that two arrays agree to the relative tolerance ``tol``, or raise AssertionError.
+
+    The line says the bound, not the digits, so that it is the same on every machine.
+    NumPy arrays, torch tensors without gradients, lists and numbers are accepted.
+    """
+    error = relative_error(ours, truth)
+    if not error <= tol:
+        raise AssertionError(f"{name}: relative error {error:.2e}, expected at most {tol:.0e}")
+    print(f"{name:<24} agrees (relative error at most {tol:.0e})")

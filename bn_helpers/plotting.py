@@ -1,0 +1,79 @@
+"""One style for all figures: white and opaque (survives dark mode), readable without colour."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+
+# Okabe & Ito's colours, told apart by colour-blind readers; lines also differ in dash and marker.
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#595959",
+)
+#: Keyword arguments for the two sides of the book's recurring comparison.
+WITHOUT_BN = {"color": RED, "linestyle": "--", "marker": "o", "markersize": 4}
+WITH_BN = {"color": BLUE, "linestyle": "-", "marker": "s", "markersize": 4}
+
+
+def use_style():
+    """Set Matplotlib's defaults for the book; call it once at the top of a notebook."""
+    plt.rcdefaults()
+    colours = cycler(color=[BLUE, RED, GREEN, ORANGE, PURPLE, GREY])
+    dashes = cycler(linestyle=["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))])
+    plt.rcParams.update(
+        {
+            "axes.prop_cycle": colours + dashes,
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "axes.grid": True,
+            "axes.titlesize": 11,
+            "axes.labelsize": 10,
+            "figure.constrained_layout.use": True,
+            "figure.dpi": 144,
+            "figure.facecolor": "white",
+            "figure.figsize": (6.4, 3.4),
+            "font.size": 10,
+            "grid.color": "#dddddd",
+            "grid.linewidth": 0.6,
+            "image.cmap": "gray",
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+            "savefig.facecolor": "white",
+        }
+    )
+
+
+def image_row(axes, images, title=None, limit=None):
+    """Draw grey images (N, H, W) on ``axes``, one each; ``title`` stands left of the first.
+
+    ``limit`` fixes the grey scale to [−limit, limit]; without it each image uses its own range.
+    """
+    for ax, image in zip(np.ravel(axes), images, strict=False):
+        vmin, vmax = (None, None) if limit is None else (-limit, limit)
+        ax.imshow(image, vmin=vmin, vmax=vmax, interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+    if title:
+        np.ravel(axes)[0].set_ylabel(title, rotation=0, ha="right", va="center")
+
+
+def band(ax, x, runs, *, label, color, linestyle="-", marker=None, markersize=4):
+    """Draw the median of ``runs`` (runs, points) over ``x`` and the range of all runs as a band."""
+    runs = np.asarray(runs)
+    ax.fill_between(x, runs.min(axis=0), runs.max(axis=0), color=color, alpha=0.2, linewidth=0)
+    ax.plot(
+        x,
+        np.median(runs, axis=0),
+        label=label,
+        color=color,
+        linestyle=linestyle,
+        marker=marker,
+        markersize=markersize,
+    )

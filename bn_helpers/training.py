@@ -1,0 +1,71 @@
+"""The loop that the chapters share: seeded mini-batches, plain SGD, accuracy."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+def minibatches(num_examples, batch_size, steps, rng):
+    """Yield ``steps`` index arrays (batch_size,), drawn without replacement, reshuffled each epoch.
+
+    ``rng`` is a ``numpy.random.Generator``. An epoch's incomplete last batch is dropped.
+    Raises ValueError if the batch is larger than the data.
+    """
+    per_epoch = num_examples // batch_size
+    if per_epoch < 1:
+        raise ValueError(
+            f"expected batch_size between 1 and {num_examples} (the data), got {batch_size}"
+        )
+    for step in range(steps):
+        if step % per_epoch == 0:
+            order = rng.permutation(num_examples)
+        start = step % per_epoch * batch_size
+        yield order[start : start + batch_size]
+
+
+def fit(model, split, *, steps, batch_size, lr, rng, every=None, evaluate=None):
+    """Train ``model`` with plain SGD on the cross-entropy of ``split``'s images and labels.
+
+    Parameters
+    ----------
+    model : ``nn.Module`` that takes (N, C, H, W) float32 and gives (N, classes).
+    split : ``data.Split``.
+    rng : ``numpy.random.Generator``, draws the batches.
+    every, evaluate : if given, ``evaluate(model)`` is called before the first step and after each
+        ``every`` steps, in eval mode without gradients.
+
+    Returns
+    -------
+    losses : float array (steps,), the mini-batch losses.
+    evaluations : list of (step, evaluate(model)).
+    """
+    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    losses, evaluations = np.empty(steps), []
+
+    def look(step):
+        if every and step % every == 0:
+            model.eval()
+            with torch.no_grad():
+                evaluations.append((step, evaluate(model)))
+            model.train()
+
+    model.train()
+    look(0)
+    for step, batch in enumerate(minibatches(len(images), batch_size, steps, rng)):
+        loss = F.cross_entropy(model(images[batch]), labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses[step] = loss.item()
+        look(step + 1)
+    return losses, evaluations
+
+
+def accuracy(model, split):
+    """Share of ``split`` that ``model`` classifies correctly, in the mode the model is in."""
+    with torch.no_grad():
+        predicted = model(torch.from_numpy(split.images)).argmax(dim=1)
+    return float((predicted == torch.from_numpy(split.labels)).float().mean())
