@@ -38,8 +38,10 @@ def batchnorm_forward(x, gamma, beta, eps=1e-5, axes=(0,)):
 
     Raises
     ------
-    TypeError : x is neither floating nor complex.
-    ValueError : eps <= 0, axes that x lacks, fewer than 2 values per statistic, wrong gamma or beta.
+    TypeError
+        x is neither floating nor complex.
+    ValueError
+        eps <= 0, axes that x lacks, fewer than 2 values per statistic, wrong gamma or beta.
     """
     x, axes = _checked(x, eps, axes)
     m = int(np.prod([x.shape[a] for a in axes]))
@@ -76,7 +78,8 @@ def batchnorm_backward(dy, cache):
 
     Raises
     ------
-    ValueError : dy has not the shape of y.
+    ValueError
+        dy has not the shape of y.
     """
     dy = np.asarray(dy)
     if dy.shape != cache.x_hat.shape:
@@ -108,7 +111,8 @@ def batchnorm_inference(x, gamma, beta, mean, var, eps=1e-5, axes=(0,)):
 
     Raises
     ------
-    TypeError, ValueError : as :func:`batchnorm_forward`; ValueError also for a negative var.
+    TypeError, ValueError
+        as :func:`batchnorm_forward`; ValueError also for a negative var.
     """
     x, axes = _checked(x, eps, axes)
     named = (("gamma", gamma), ("beta", beta), ("mean", mean), ("var", var))

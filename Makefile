@@ -1,0 +1,46 @@
+# Every target does its own set-up in .venv; `make` alone lists them.
+# One thread: two are up to a hundred times slower on a busy machine, and round differently.
+export OMP_NUM_THREADS := 1
+export PYTHONDONTWRITEBYTECODE := 1
+PYTHON ?= python3.11
+export PYTHON
+SHELL := /bin/bash
+VENV := .venv/bin/python
+
+.PHONY: help book test execute serve lint bench clean setup-book setup-test
+help:
+	@echo "make book      build the book from the stored outputs"
+	@echo "make test      run every notebook and every test"
+	@echo "make execute   re-run the notebooks in place (NOTEBOOKS=book/03_backward.ipynb for one)"
+	@echo "make serve     build the book and serve it on http://localhost:8000"
+	@echo "make bench     measure speeds again and store them as records"
+	@echo "make lint      check the style of the code"
+	@echo "make clean     remove the built book"
+
+setup-book:
+	@scripts/setup.sh book
+
+setup-test: setup-book
+	@scripts/setup.sh test
+
+book: setup-book
+	@PYTHONPATH=. .venv/bin/jupyter-book build . -W -n --keep-going --quiet
+	@echo "The book is built; open $(CURDIR)/_build/html/index.html"
+
+test: setup-test
+	@$(VENV) -m pytest --nbval -n 2 --dist loadfile tests book
+
+execute: setup-test
+	@$(VENV) scripts/execute.py $(NOTEBOOKS)
+
+serve: book
+	@cd _build/html && ../../$(VENV) -m http.server 8000
+
+lint: setup-test
+	@$(VENV) -m ruff check . && $(VENV) -m ruff format --check .
+
+bench: setup-test
+	@$(VENV) scripts/bench.py
+
+clean:
+	@rm -rf _build

@@ -1,0 +1,55 @@
+"""For tests and notebooks alike: one thread, where MNIST is, what is skipped without it.
+
+It stands at the root because the notebooks in book/ are collected too.
+"""
+
+import functools
+import os
+from pathlib import Path
+
+import pytest
+
+# All at import, so that torch and the notebooks' kernels inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+BESIDE = Path(__file__).resolve().parent.parent / "shared" / "data"
+if os.environ.get("BN_HELPERS_DATA"):
+    # Kernels start in the notebook's folder, where a relative path names another place.
+    os.environ["BN_HELPERS_DATA"] = str(Path(os.environ["BN_HELPERS_DATA"]).expanduser().absolute())
+elif (BESIDE / "mnist").is_dir():
+    os.environ["BN_HELPERS_DATA"] = str(BESIDE)
+
+
+@functools.cache
+def why_no_mnist():
+    """The reason to skip what needs MNIST, or None. Where a data folder is set there is none."""
+    from bn_helpers import data
+
+    if os.environ.get("BN_HELPERS_DATA"):
+        return None
+    try:
+        data.load("mnist")
+    except data.DataError as error:
+        return " ".join(str(error).split())
+    return None
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """``data.load("mnist")``, shared by all tests: read it, do not write to it."""
+    from bn_helpers import data
+
+    if reason := why_no_mnist():
+        pytest.skip(reason)
+    return data.load("mnist")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip the cells of a notebook with the metadata {"bn": {"needs": ["mnist"]}} without MNIST.
+
+    First, before nbval starts the kernel; and not at collection, which should download nothing.
+    """
+    notebook = getattr(item.parent, "nb", None)  # set by nbval's collector
+    needs = notebook.metadata.get("bn", {}).get("needs", []) if notebook else []
+    if "mnist" in needs and (reason := why_no_mnist()):
+        pytest.skip(reason)

@@ -1,0 +1,236 @@
+"""Measure speeds as ratios, print them as tables and store them as records (`make bench`).
+
+    python scripts/bench.py [layers] [whitening] [folding]     (default: all three)
+
+All implementations of one row take turns, round by round, so that a busy moment of the machine
+meets all of them; a ratio is the median of the rounds' ratios. One thread.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import sys
+import time
+import tracemalloc
+from statistics import median
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bn_helpers import layers, records, reference, whitening
+
+SHAPES = {"NC": [(64, 100), (256, 1024)], "NCHW": [(32, 64, 56, 56)], "NHWC": [(32, 64, 56, 56)]}
+ROUND_SECONDS = 0.03
+
+
+def interleaved(functions, rounds):
+    """Return {name: seconds of a call, one entry a round}; the first call of each is not counted."""
+    calls, seconds = {}, {name: [] for name in functions}
+    for name, function in functions.items():
+        function()
+        start = time.perf_counter()
+        function()
+        calls[name] = max(1, int(ROUND_SECONDS / (time.perf_counter() - start)))
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for name, function in functions.items():
+                start = time.perf_counter()
+                for _ in range(calls[name]):
+                    function()
+                seconds[name].append((time.perf_counter() - start) / calls[name])
+    finally:
+        gc.enable()
+    return seconds
+
+
+def ratio(seconds, name, base):
+    return median(a / b for a, b in zip(seconds[name], seconds[base], strict=True))
+
+
+def composed(x, weight, bias, eps=1e-5):
+    """BN from differentiable torch operations, as a textbook writes it."""
+    axes = [a for a in range(x.dim()) if a != 1]
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    mean = x.mean(axes, keepdim=True)
+    var = ((x - mean) ** 2).mean(axes, keepdim=True)
+    return (x - mean) / torch.sqrt(var + eps) * weight.view(shape) + bias.view(shape)
+
+
+def bench_layers(rounds=25):
+    results = []
+    for layout, shapes in SHAPES.items():
+        for shape in shapes:
+            results += _layers_of_one_shape(shape, layout, rounds)
+    print(f"\nforward + backward, ratio to F.batch_norm (lower is faster)\n{'':22}", end="")
+    columns = [(layout, shape) for layout, shapes in SHAPES.items() for shape in shapes]
+    print("".join(f"{layout + ' ' + str(tuple(shape)):>26}" for layout, shape in columns))
+    for name in dict.fromkeys(row["implementation"] for row in results):
+        cells = [
+            next(
+                (
+                    f"{row['ratio']:.2f}"
+                    for row in results
+                    if (row["implementation"], row["layout"], row["shape"])
+                    == (name, layout, list(shape))
+                ),
+                "–",
+            )
+            for layout, shape in columns
+        ]
+        print(f"{name:22}" + "".join(f"{cell:>26}" for cell in cells))
+    return {"rounds": rounds, "dtype": "float32"}, results
+
+
+def _layers_of_one_shape(shape, layout, rounds):
+    generator = torch.Generator().manual_seed(0)
+    x, dy = (torch.randn(shape, generator=generator) for _ in range(2))
+    if layout == "NHWC":
+        x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
+    x.requires_grad_()
+    weight, bias = (torch.ones(shape[1], requires_grad=True) for _ in range(2))
+    module = layers.BatchNorm(shape[1])
+    target = torch.empty_like(x)
+    running = torch.zeros(shape[1]), torch.ones(shape[1])
+    forwards = {
+        "F.batch_norm": lambda: F.batch_norm(x, *running, weight, bias, training=True),
+        "ours": lambda: module(x),
+        "composed": lambda: composed(x, weight, bias),
+    }
+    if shutil.which("g++") or shutil.which("clang++"):
+        torch._dynamo.reset()
+        compiled_module, compiled_function = torch.compile(module), torch.compile(composed)
+        forwards["ours compiled"] = lambda: compiled_module(x)
+        forwards["composed compiled"] = lambda: compiled_function(x, weight, bias)
+    else:
+        print("no C++ compiler: the compiled rows are left out")
+
+    def step(forward, parameters):
+        return lambda: torch.autograd.grad(forward(), (x, *parameters), dy)
+
+    functions = {
+        name: step(f, module.parameters() if name.startswith("ours") else (weight, bias))
+        for name, f in forwards.items()
+    }
+    functions["copy"] = lambda: target.copy_(x.detach())
+    seconds = interleaved(functions, rounds)
+    return [
+        {
+            "shape": list(shape),
+            "layout": layout,
+            "implementation": name,
+            "seconds": median(seconds[name]),
+            "ratio": ratio(seconds, name, "F.batch_norm"),
+        }
+        for name in functions
+    ]
+
+
+def bench_whitening(rounds=5, dimensions=(16, 32, 64, 128, 256, 512, 1024)):
+    rng, results = np.random.default_rng(0), []
+    print(f"\nwhitening a batch of m = 2d examples, seconds\n{'d':>6}", end="")
+    for d in dimensions:
+        x, dy = rng.normal(size=(2, 2 * d, d))
+        forward, backward, cache_of = _whitening_methods(d)
+        if d == dimensions[0]:
+            print("".join(f"{name:>18}" for name in forward))
+        caches = {name: cache_of[name](x) for name in backward}
+        ahead = interleaved({name: lambda f=f: f(x) for name, f in forward.items()}, rounds)
+        back = interleaved(
+            {name: lambda n=name, f=f: f(dy, caches[n]) for name, f in backward.items()}, rounds
+        )
+        for name, function in forward.items():
+            results.append(
+                {
+                    "d": d,
+                    "m": 2 * d,
+                    "method": name,
+                    "forward_s": median(ahead[name]),
+                    "backward_s": median(back[name]) if name in back else None,
+                    "bytes": _peak_bytes(lambda function=function, x=x: function(x)),
+                }
+            )
+        print(f"{d:>6}" + "".join(f"{median(ahead[name]):>18.5f}" for name in forward))
+    return {"rounds": rounds, "dtype": "float64", "batch": "m = 2d"}, results
+
+
+def _whitening_methods(d):
+    gamma, beta = np.ones(d), np.zeros(d)
+
+    def newton_schulz(x):
+        _, centred, cov = whitening.covariance(x, eps=1e-5)
+        return centred @ whitening.newton_schulz(cov, iterations=10).T
+
+    forward = {
+        "standardise": lambda x: reference.batchnorm_forward(x, gamma, beta),
+        "zca": whitening.zca,
+        "cholesky": whitening.cholesky,
+        "newton_schulz": newton_schulz,
+    }
+    backward = {
+        "standardise": reference.batchnorm_backward,
+        "zca": whitening.zca_backward,
+        "cholesky": whitening.cholesky_backward,
+    }
+    forward_caches = {name: lambda x, f=forward[name]: f(x)[1] for name in backward}
+    return forward, backward, forward_caches
+
+
+def _peak_bytes(function):
+    tracemalloc.start()
+    function()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def bench_folding(rounds=25, shapes=((1, 32, 56, 56), (8, 64, 28, 28), (32, 64, 14, 14))):
+    generator, results = torch.Generator().manual_seed(0), []
+    print("\nconvolution 3×3 and BN at inference, folded into one: ratio of times")
+    for shape in shapes:
+        channels = shape[1]
+        convolution = nn.Conv2d(channels, channels, 3, padding=1)
+        bn = layers.BatchNorm(channels).eval()
+        folded = layers.fold(convolution, bn)
+        x = torch.randn(shape, generator=generator)
+        with torch.inference_mode():
+            seconds = interleaved(
+                {"separate": lambda: bn(convolution(x)), "folded": lambda: folded(x)}, rounds
+            )
+        results.append(
+            {
+                "shape": list(shape),
+                "layer": "conv3x3",
+                "separate_s": median(seconds["separate"]),
+                "folded_s": median(seconds["folded"]),
+                "ratio": ratio(seconds, "folded", "separate"),
+            }
+        )
+        print(f"{shape!s:>20}: {results[-1]['ratio']:.2f}")
+    return {"rounds": rounds, "dtype": "float32"}, results
+
+
+SUITES = {"layers": bench_layers, "whitening": bench_whitening, "folding": bench_folding}
+
+
+def main(arguments):
+    unknown = set(arguments) - set(SUITES)
+    if unknown:
+        sys.exit(f"expected suites among {', '.join(SUITES)}, got {', '.join(sorted(unknown))}")
+    torch.set_num_threads(1)
+    for name in arguments or SUITES:
+        config, results = SUITES[name]()
+        file = records.write(
+            f"bench_{name}",
+            command=f"python scripts/bench.py {name}",
+            config={**config, "threads": 1},
+            results=results,
+        )
+        print(f"stored {file.name}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

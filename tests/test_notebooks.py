@@ -1,0 +1,151 @@
+"""The form of the notebooks: what nbval cannot see, because it compares only what was stored."""
+
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import execute  # noqa: E402
+
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+FIGURE = "image/png"
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem, scope="module")
+def notebook(request):
+    nb = nbformat.read(request.param, as_version=4)
+    nbformat.validate(nb)
+    return nb
+
+
+def code(nb):
+    return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+def markdown(nb):
+    return "\n\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+
+
+def outputs(nb):
+    return [output for cell in code(nb) for output in cell.outputs]
+
+
+def test_the_table_of_contents_lists_every_page():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    listed = {chapter["file"] for part in toc["parts"] for chapter in part["chapters"]}
+    pages = {f"book/{p.stem}" for p in (ROOT / "book").iterdir() if p.suffix in (".ipynb", ".md")}
+    assert listed | {toc["root"]} == pages
+
+
+def test_every_code_cell_has_run_in_order(notebook):
+    counts = [cell.execution_count for cell in code(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+def test_outputs_are_clean(notebook):
+    for output in outputs(notebook):
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr", output.get("text")
+
+
+def test_outputs_are_the_same_on_every_machine(notebook):
+    """Catches an object's address, a raw float, a path, a repr of a Matplotlib object."""
+    for output in outputs(notebook):
+        text = output.get("text", "") or output.get("data", {}).get("text/plain", "")
+        unstable = re.findall(
+            r"0x[0-9a-f]{6,}|\d\.\d{9,}|/home/|/root/|<matplotlib|site-packages", text
+        )
+        assert not unstable, text
+
+
+def test_no_cell_reads_a_clock_or_global_random_state(notebook):
+    for cell in code(notebook):
+        found = re.findall(
+            r"perf_counter|import time\b|%%?time|time\.time|torch\.manual_seed|torch\.seed"
+            r"|np\.random\.(?!default_rng|Generator)\w+",
+            cell.source,
+        )
+        assert not found, cell.source
+
+
+def test_size_of_cells_and_text(notebook):
+    assert len(code(notebook)) <= 25
+    for cell in code(notebook)[1:]:
+        assert len(cell.source.splitlines()) <= 15, cell.source
+    assert 1200 <= len(markdown(notebook).split()) <= 2500
+
+
+def test_figures_have_alt_text_caption_and_name(notebook):
+    for cell in code(notebook):
+        if any(FIGURE in output.get("data", {}) for output in cell.outputs):
+            about = cell.metadata.get("mystnb", {})
+            assert len(about.get("image", {}).get("alt", "")) > 30, cell.source
+            assert len(about.get("figure", {}).get("caption", "")) > 30, cell.source
+            assert re.fullmatch(r"fig-[a-z0-9-]+", about["figure"]["name"]), cell.source
+
+
+def test_figure_names_are_unique():
+    names = [
+        cell.metadata["mystnb"]["figure"]["name"]
+        for path in NOTEBOOKS
+        for cell in code(nbformat.read(path, as_version=4))
+        if "figure" in cell.metadata.get("mystnb", {})
+    ]
+    assert len(names) == len(set(names))
+
+
+def test_text_is_plain_markdown(notebook):
+    """Colab and GitHub show MyST directives, roles and HTML raw."""
+    prose = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$", "", markdown(notebook), flags=re.S)
+    assert not re.findall(r":::|\{[a-z:]+\}|<[a-z/][^>]*>|\[\^", prose)
+    assert "```{" not in markdown(notebook)
+
+
+def test_links_between_pages_lead_somewhere(notebook):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", markdown(notebook)):
+        assert target.startswith("https://") or (ROOT / "book" / target).is_file(), target
+
+
+def test_structure_of_a_chapter(notebook):
+    text = markdown(notebook)
+    assert re.match(r"# \d\d · \w", text)
+    assert "Guess" in text
+    assert "The paper says" in text
+    summary = re.split(r"^## Summary\s*$", text, flags=re.M)[1]
+    assert len(re.findall(r"^[-*] ", summary, flags=re.M)) == 5
+
+
+def test_stored_form_is_what_execute_writes(notebook):
+    """Catches a notebook saved from an editor: other metadata, ids or first cell."""
+    assert execute.normalise(nbformat.from_dict(notebook)) == notebook
+
+
+def test_first_cell_installs_from_the_repository_once_it_has_an_address(tmp_path):
+    config = tmp_path / "_config.yml"
+    config.write_text("repository: {url: '', branch: main}")
+    assert "%pip install -q .." in execute.bootstrap_source(config)
+    config.write_text("repository: {url: 'https://example.org/bn', branch: main}")
+    assert '"git+https://example.org/bn@main"' in execute.bootstrap_source(config)
+
+
+def test_executing_twice_gives_the_same_bytes(tmp_path):
+    cells = [
+        nbformat.v4.new_markdown_cell("# t"),
+        nbformat.v4.new_code_cell("pass"),
+        nbformat.v4.new_code_cell(
+            "import numpy as np\nprint(np.float64(1) / 3 > 0)", metadata={"x": 1}
+        ),
+    ]
+    path = tmp_path / "t.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    execute.execute(path)
+    first = path.read_bytes()
+    execute.execute(path)
+    assert path.read_bytes() == first
+    assert b'"True\\n"' in first
+    assert b'"x"' not in first

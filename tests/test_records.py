@@ -1,0 +1,75 @@
+import json
+
+import pytest
+
+from bn_helpers import records
+
+
+@pytest.fixture
+def stored(tmp_path):
+    file = records.write(
+        "run",
+        command="python run.py",
+        config={"lr": 0.1},
+        results=[{"step": 0, "accuracy": 0.5}, {"step": 1, "accuracy": None}],
+        seeds=range(2),
+        data={"digits": "ab"},
+        where=tmp_path,
+    )
+    return file
+
+
+def test_what_is_written_is_read_back(stored, tmp_path):
+    record = records.read("run", tmp_path)
+    assert record["config"] == {"lr": 0.1}
+    assert record["results"][1] == {"step": 1, "accuracy": None}
+    assert record["seeds"] == [0, 1]
+    assert set(record) == set(records.FIELDS)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def damage(record, **changes):
+    return json.dumps({**record, **changes})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda r: json.dumps(r)[:-20], "expected JSON"),
+        (lambda r: "[]", "expected an object, got list"),
+        (lambda r: json.dumps({k: v for k, v in r.items() if k != "seeds"}), "'seeds' is missing"),
+        (lambda r: damage(r, results={}), "expected 'results' to be list, got dict"),
+        (lambda r: damage(r, name="other"), "expected the name 'run', got 'other'"),
+        (lambda r: damage(r, config={"lr": 0.2}), "do not match their checksum"),
+    ],
+    ids=["truncated", "not-an-object", "field-missing", "wrong-type", "renamed", "edited"],
+)
+def test_a_damaged_record_is_refused(stored, tmp_path, spoil, message):
+    stored.write_text(spoil(json.loads(stored.read_text())))
+    with pytest.raises(records.RecordError, match=message):
+        records.read("run", tmp_path)
+
+
+def test_an_unknown_record_names_the_known_ones(stored, tmp_path):
+    with pytest.raises(records.RecordError, match=r"one of \['run'\], got 'walk'"):
+        records.read("walk", tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_json_lacks_are_refused(tmp_path, value):
+    with pytest.raises(records.RecordError, match="expected finite numbers"):
+        records.write("run", command="", config={}, results=[{"x": value}], where=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_record_stays_below_one_megabyte(tmp_path):
+    with pytest.raises(records.RecordError, match="at most 1 MB"):
+        records.write("run", command="", config={}, results=[{"x": "y" * 10**6}], where=tmp_path)
+
+
+@pytest.mark.parametrize("file", sorted(records.folder().glob("*.json")), ids=lambda f: f.stem)
+def test_the_books_records_can_be_trusted(file):
+    """Catches an edit by hand, and a record made with uncommitted changes."""
+    record = records.read(file.stem)
+    assert record["device"]
+    assert record["versions"]["torch"]
