@@ -7,7 +7,12 @@ import functools
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same examples at every run, and no test that fails because a machine is busy.
+hypothesis.settings.register_profile("book", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("book")
 
 # All at import, so that torch and the notebooks' kernels inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
