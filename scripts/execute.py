@@ -56,6 +56,7 @@ def execute(path):
         timeout=600,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     nbformat.write(normalise(nb), path)
