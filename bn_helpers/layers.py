@@ -10,48 +10,10 @@ import torch
 from torch import nn
 
 _HALF = (torch.float16, torch.bfloat16)
-_SUPPORTED = (torch.float64, torch.float32, *_HALF)
-
-
-class _Normalize(torch.autograd.Function):
-    """y = gamma (x − mean) / sqrt(var + eps) + beta, all five statistics per channel (axis 1).
-
-    ``of_batch`` says whether mean and var are x's own: they add two terms to the gradient.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, mean, var, eps, of_batch):
-        ctx.save_for_backward(x, weight, mean, var)
-        ctx.eps, ctx.of_batch = eps, of_batch
-        inv_std = torch.rsqrt(var + eps)
-        scale = inv_std if weight is None else weight * inv_std
-        y = (_working(x) - _per_channel(mean, x)) * _per_channel(scale, x)
-        if bias is not None:
-            y = y + _per_channel(bias, x)
-        return y.to(x.dtype)
-
-    @staticmethod
-    def backward(ctx, dy):
-        x, weight, mean, var = ctx.saved_tensors
-        axes = _axes(x)
-        work, grad = _working(x), _working(dy)
-        if torch.is_grad_enabled() and ctx.of_batch:
-            # Gradients of gradients: the statistics have to be functions of x again.
-            mean, var = _batch_statistics(x)
-        inv_std = torch.rsqrt(var + ctx.eps)
-        x_hat = (work - _per_channel(mean, x)) * _per_channel(inv_std, x)
-        dbias, dweight = grad.sum(axes), (grad * x_hat).sum(axes)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = grad
-            if ctx.of_batch:
-                m = max(x.numel() // x.shape[1], 1)
-                dx = dx - _per_channel(dbias / m, x) - x_hat * _per_channel(dweight / m, x)
-            scale = inv_std if weight is None else weight * inv_std
-            dx = (dx * _per_channel(scale, x)).to(x.dtype)
-        dweight = dweight.to(weight.dtype) if ctx.needs_input_grad[1] else None
-        dbias = dbias if ctx.needs_input_grad[2] else None
-        return dx, dweight, dbias, None, None, None, None
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_FOLDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+# A CPU is fastest on pieces of the batch that stay in its cache: 1 MB of float32.
+_TILE = 1 << 18
 
 
 def batch_norm(x, weight=None, bias=None, eps=1e-5):
@@ -75,12 +37,9 @@ def batch_norm(x, weight=None, bias=None, eps=1e-5):
     TypeError : x is not floating; weight or bias of another dtype.
     ValueError : wrong rank or shape, one value per channel, eps <= 0.
     """
-    channels = x.shape[1] if isinstance(x, torch.Tensor) and x.dim() > 1 else None
-    _check_input(x, channels, eps, of_batch=True)
+    _check_input(x, None, eps, of_batch=True)
     _check_vectors(x, weight=weight, bias=bias)
-    with torch.no_grad():
-        mean, var = _batch_statistics(x)
-    return _Normalize.apply(x, weight, bias, mean, var, eps, True), mean, var
+    return _normalize_batch(x, weight, bias, eps)
 
 
 class BatchNorm(nn.Module):
@@ -92,7 +51,7 @@ class BatchNorm(nn.Module):
     eps : float > 0, added to the variance.
     momentum : float in [0, 1], the weight of the new batch in the running statistics (PyTorch's
         convention), or None for their plain average over all batches.
-    affine : whether to learn gamma (``weight``) and beta (``bias``), float tensors (C,).
+    affine : whether to learn gamma (``weight``) and beta (``bias``), tensors (C,).
     track_running_stats : whether to keep ``running_mean``, ``running_var`` (the unbiased one,
         m/(m − 1)) and ``num_batches_tracked`` for eval mode. Without them eval mode uses the
         batch's statistics too.
@@ -105,7 +64,7 @@ class BatchNorm(nn.Module):
         eps <= 0, momentum outside [0, 1]. A refused batch leaves the buffers as they were.
     """
 
-    _version = 2  # of the state dict: the one that has num_batches_tracked
+    _version = 2  # of the state dict: the one with num_batches_tracked
 
     def __init__(
         self,
@@ -124,19 +83,14 @@ class BatchNorm(nn.Module):
         _check_momentum(momentum)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
-        like = {"device": device, "dtype": dtype}
         for name, wanted in (("weight", affine), ("bias", affine and bias)):
-            value = nn.Parameter(torch.empty(num_features, **like)) if wanted else None
-            self.register_parameter(name, value)
-        buffers = {"running_mean": None, "running_var": None, "num_batches_tracked": None}
-        if track_running_stats:
-            buffers = {
-                "running_mean": torch.zeros(num_features, **like),
-                "running_var": torch.ones(num_features, **like),
-                "num_batches_tracked": torch.tensor(0, dtype=torch.long, device=device),
-            }
-        for name, value in buffers.items():
-            self.register_buffer(name, value)
+            empty = torch.empty(num_features, device=device, dtype=dtype) if wanted else None
+            self.register_parameter(name, None if empty is None else nn.Parameter(empty))
+        for name in ("running_mean", "running_var"):
+            empty = torch.empty(num_features, device=device, dtype=dtype)
+            self.register_buffer(name, empty if track_running_stats else None)
+        count = torch.tensor(0, device=device) if track_running_stats else None
+        self.register_buffer("num_batches_tracked", count)
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:
@@ -147,7 +101,7 @@ class BatchNorm(nn.Module):
             self.num_batches_tracked.zero_()
 
     def reset_parameters(self) -> None:
-        """Reset the running statistics, and gamma to 1, beta to 0."""
+        """Reset the running statistics, gamma to 1 and beta to 0."""
         self.reset_running_stats()
         if self.affine:
             nn.init.ones_(self.weight)
@@ -162,52 +116,52 @@ class BatchNorm(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize ``x`` (layouts above) with the batch's or the running statistics."""
+        """Normalize ``x`` (shapes above) with the batch's or the running statistics."""
+        weight, bias = self.weight, self.bias
         mean, var = self.running_mean, self.running_var
         if self.training and not self.track_running_stats:
             mean = var = None
         of_batch = self.training or (mean is None and var is None)
         _check_momentum(self.momentum)
         _check_input(x, self.num_features, self.eps, of_batch)
-        _check_vectors(x, weight=self.weight, bias=self.bias, running_mean=mean, running_var=var)
+        _check_vectors(x, weight=weight, bias=bias, running_mean=mean, running_var=var)
         if (mean is None) != (var is None):
             raise ValueError(
                 "expected running_mean and running_var, or neither, got one of them; "
                 "set both, or both to None"
             )
         if not of_batch:
-            mean, var = _working(mean), _working(var)
-            return _Normalize.apply(x, self.weight, self.bias, mean, var, self.eps, False)
-        with torch.no_grad():
-            batch_mean, batch_var = _batch_statistics(x)
-        y = _Normalize.apply(x, self.weight, self.bias, batch_mean, batch_var, self.eps, True)
+            inv_std = torch.rsqrt(var.to(_working_dtype(x)) + self.eps)
+            return _Normalize.apply(x, weight, bias, mean.to(inv_std.dtype), inv_std, None)
+        y, batch_mean, batch_var = _normalize_batch(x, weight, bias, self.eps)
         if self.training and self.track_running_stats:
-            self._track(batch_mean, batch_var, x.numel() // max(self.num_features, 1))
+            self._track(batch_mean, batch_var, _values_per_channel(x))
         return y
 
-    @torch.no_grad()
     def _track(self, mean, var, m):
-        factor = self.momentum
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        factor, count = self.momentum, self.num_batches_tracked
+        if count is not None:
+            count.add_(1)
             if factor is None:
-                factor = 1 / self.num_batches_tracked.to(mean.dtype)
-        if self.running_mean is None or m == 0:  # PyTorch counts an empty batch, and no more
-            return
-        if factor is None:
-            factor = 0.0
-        # Not lerp_: it gives NaN where a running value is infinite.
-        for running, new in ((self.running_mean, mean), (self.running_var, var * (m / (m - 1)))):
-            running.copy_((1 - factor) * _working(running) + factor * new)
+                factor = 1 / count.to(mean.dtype)
+        if self.running_mean is None or factor is None or m == 0:
+            return  # PyTorch counts an empty batch and leaves it at that
+        unbiased = m / (m - 1)
+        for running, new, share in (
+            (self.running_mean, mean, factor),
+            (self.running_var, var, factor * unbiased),
+        ):
+            # Not lerp_, which makes NaN of an infinite running value.
+            if running.dtype == new.dtype and self.momentum is not None:
+                running.mul_(1 - factor).add_(new, alpha=share)
+            else:
+                running.copy_(running.to(new.dtype) * (1 - factor) + new * share)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
-        # Checkpoints older than version 2 have no counter; PyTorch keeps the module's.
-        version, key = local_metadata.get("version"), prefix + "num_batches_tracked"
-        if (version is None or version < 2) and self.track_running_stats:
-            counter = self.num_batches_tracked
-            if counter is None or counter.is_meta:
-                counter = torch.tensor(0, dtype=torch.long)
-            state_dict.setdefault(key, counter)
+        # Checkpoints older than version 2 have no count; PyTorch keeps the module's.
+        key, count = prefix + "num_batches_tracked", self.num_batches_tracked
+        if (local_metadata.get("version") or 0) < 2 and self.track_running_stats:
+            state_dict.setdefault(key, torch.tensor(0) if count is None or count.is_meta else count)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
@@ -233,77 +187,169 @@ def fold(layer, bn):
     """
     _check_foldable(layer, bn)
     dtype = torch.promote_types(layer.weight.dtype, torch.float32)
+    folded = copy.deepcopy(layer)
     with torch.no_grad():
         scale = torch.rsqrt(bn.running_var.to(dtype) + bn.eps)
         if bn.weight is not None:
-            scale = scale * bn.weight.to(dtype)
-        shift = -bn.running_mean if layer.bias is None else layer.bias.to(dtype) - bn.running_mean
-        bias = scale * shift if bn.bias is None else scale * shift + bn.bias
-        weight = layer.weight.to(dtype)
+            scale = bn.weight * scale
+        bias = -bn.running_mean if layer.bias is None else layer.bias - bn.running_mean
+        bias = scale * bias if bn.bias is None else scale * bias + bn.bias
         if isinstance(layer, _TRANSPOSED):
-            # (in, out / groups, ...): output channel g * out / groups + j sits in row block g.
-            by_group = weight.unflatten(0, (layer.groups, -1))
-            rest = (1,) * (weight.dim() - 2)
-            weight = (by_group * scale.view(layer.groups, 1, -1, *rest)).flatten(0, 1)
+            # (in, out / groups, ...): the in rows of a group feed that group's output channels.
+            column = scale.view(layer.groups, 1, -1, *(1,) * len(layer.kernel_size))
+            weight = (layer.weight.unflatten(0, (layer.groups, -1)) * column).flatten(0, 1)
         else:
-            weight = weight * scale.view(-1, *(1,) * (weight.dim() - 1))
-    folded = copy.deepcopy(layer)
-    trainable = layer.weight.requires_grad
-    folded.weight = nn.Parameter(weight.to(layer.weight.dtype), trainable)
-    folded.bias = nn.Parameter(bias.to(layer.weight), trainable)
+            weight = layer.weight * scale.view(-1, *(1,) * (layer.weight.dim() - 1))
+    folded.weight = nn.Parameter(weight.to(layer.weight), layer.weight.requires_grad)
+    folded.bias = nn.Parameter(bias.to(layer.weight), layer.weight.requires_grad)
     return folded
 
 
-_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+class _Normalize(torch.autograd.Function):
+    """y = gamma (x − mean) inv_std + beta; gamma (``weight``), beta (``bias``) and the rest (C,).
+
+    With ``eps``, mean and inv_std = 1 / sqrt(var + eps) are x's own, which adds two terms to the
+    gradient; with None they are constants. x_hat is not kept but computed again.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, mean, inv_std, eps):
+        ctx.save_for_backward(x, weight, bias, mean, inv_std)
+        ctx.eps = eps
+        scale = inv_std if weight is None else weight * inv_std
+        mean, scale, bias = _columns(x, mean, scale, bias)
+        return _map(lambda out, x: _affine(x - mean, scale, bias, out), x)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, weight, bias, mean, inv_std = ctx.saved_tensors
+        needs_dx, needs_dweight, needs_dbias = ctx.needs_input_grad[:3]
+        of_batch = ctx.eps is not None
+        if of_batch and torch.is_grad_enabled():
+            # For gradients of gradients the statistics have to be functions of x again.
+            mean, var = _batch_statistics(x)
+            inv_std = torch.rsqrt(var + ctx.eps)
+        scale = inv_std if weight is None else weight * inv_std
+        dx = dweight = dbias = None
+        if of_batch or needs_dweight or needs_dbias:
+            dbias, dweight = _gradient_sums(x, dy, mean)
+            dweight = dweight * inv_std
+        if needs_dx and of_batch:
+            # dx = scale (dy − mean of dy − x_hat · mean of dy x_hat), arranged by x and dy
+            per_value = scale / -max(_values_per_channel(x), 1)
+            slope, offset = per_value * inv_std * dweight, per_value * dbias
+            mean, scale, slope, offset = _columns(x, mean, scale, slope, offset)
+
+            def gradient(out, x, dy):
+                return torch.addcmul(_affine(x - mean, slope, offset), dy, scale, out=out)
+
+            dx = _map(gradient, x, dy)
+        elif needs_dx:
+            (scale,) = _columns(x, scale)
+            dx = _map(lambda out, x, dy: torch.mul(dy, scale, out=out), x, dy)
+        dweight = dweight.to(weight.dtype) if needs_dweight else None
+        dbias = dbias.to(bias.dtype) if needs_dbias else None
+        return dx, dweight, dbias, None, None, None
 
 
-def _check_foldable(layer, bn):
-    if not isinstance(layer, (nn.Linear, *_CONV, *_TRANSPOSED)):
-        raise TypeError(
-            "expected a Linear, Conv1d to Conv3d or ConvTranspose1d to ConvTranspose3d layer, "
-            f"got {type(layer).__name__}; fold the layer that stands directly before bn"
-        )
-    if not isinstance(bn, (BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
-        raise TypeError(
-            f"expected a batch normalization layer, got {type(bn).__name__}; "
-            "call fold(layer, bn), in the order in which they are applied"
-        )
-    if bn.training:
-        raise ValueError(
-            "expected bn in eval mode, got training mode, where the output depends on the whole "
-            "batch; call bn.eval() first"
-        )
-    if bn.running_mean is None or bn.running_var is None:
-        raise ValueError(
-            "expected bn with running statistics, got track_running_stats=False; "
-            "train with track_running_stats=True"
-        )
-    channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    if bn.num_features != channels:
-        raise ValueError(
-            f"expected bn for the layer's {channels} output channels, got {bn.num_features}; "
-            f"use BatchNorm({channels})"
-        )
-
-
-def _axes(x):
-    return (0, *range(2, x.dim()))
-
-
-def _per_channel(vector, x):
-    return vector.view(-1, *(1,) * (x.dim() - 2))
-
-
-def _working(x):
-    return x.float() if x.dtype in _HALF else x
+def _normalize_batch(x, weight, bias, eps):
+    with torch.no_grad():
+        mean, var = _batch_statistics(x)
+        inv_std = torch.rsqrt(var + eps)
+    return _Normalize.apply(x, weight, bias, mean, inv_std, eps), mean, var
 
 
 def _batch_statistics(x):
-    work = _working(x)
-    mean = work.mean(_axes(x))
-    centred = work - _per_channel(mean, x)
-    return mean, (centred * centred).mean(_axes(x))
+    """Mean and biased variance (C,), from centred values because E[x²] − E[x]² cancels."""
+    axes, dtype = _axes(x), _working_dtype(x)
+    if x.numel() == 0:
+        return x.new_zeros(x.shape[1], dtype=dtype), x.new_zeros(x.shape[1], dtype=dtype)
+
+    def moments(x):
+        mean = x.mean(axes, dtype=dtype)
+        return mean, (x - _columns(x, mean)[0]).square_().mean(axes)
+
+    tiles = _tiles(x)
+    if len(tiles) == 1:
+        return moments(x)
+    # The variance of all is the mean of the tiles' variances plus the variance of their means.
+    means, variances = map(torch.stack, zip(*(moments(*tile) for tile in tiles), strict=True))
+    share = means.new_tensor([[len(tile) / len(x)] for (tile,) in tiles])
+    mean = (share * means).sum(0)
+    return mean, (share * (variances + (means - mean).square())).sum(0)
+
+
+def _gradient_sums(x, dy, mean):
+    """Sum of dy and of dy (x − mean), (C,) each."""
+    axes, (column,) = _axes(x), _columns(x, mean)
+    sums = [
+        (dy.sum(axes, dtype=mean.dtype), (x - column).mul_(dy).sum(axes)) for x, dy in _tiles(x, dy)
+    ]
+    return sums[0] if len(sums) == 1 else [torch.stack(s).sum(0) for s in zip(*sums, strict=True)]
+
+
+def _affine(values, scale, shift, out=None):
+    """values · scale + shift (None is 0); may overwrite ``values``."""
+    if shift is None:
+        return torch.mul(values, scale, out=out)
+    if values.stride(1) == 1:
+        return torch.addcmul(shift, values, scale, out=out)
+    # addcmul is slow where two of its operands repeat along the innermost axis.
+    return torch.add(values.mul_(scale), shift, out=out)
+
+
+def _map(f, x, *others):
+    """``f(out, x, *others)``, tile by tile; the result has x's dtype and memory layout."""
+    if _is_traced():
+        return f(None, x, *others).to(x.dtype)
+    out = torch.empty_like(x, memory_format=_layout(x))
+    for tile in reversed(_tiles(out, x, *others)):  # the last read tile may still be in the cache
+        f(*tile)
+    return out
+
+
+def _tiles(*tensors):
+    """The tensors cut along the batch axis; whole if small, on a GPU or traced."""
+    x = tensors[0]
+    if x.numel() <= _TILE or not x.is_cpu or _is_traced():
+        return [tensors]
+    rows = max(len(x) * _TILE // x.numel(), 1)
+    return list(zip(*(tensor.split(rows) for tensor in tensors), strict=True))
+
+
+def _is_traced():
+    # The compiler and gradients of gradients need operations that return new tensors.
+    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+def _layout(x):
+    """channels_last (3d) if x's strides are in that order, as PyTorch decides it."""
+    if x.dim() < 4 or x.is_contiguous():
+        return torch.contiguous_format
+    n, c, *spatial = x.stride()
+    order = [c, *reversed(spatial), n]
+    last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    return last if c == 1 and order == sorted(order) else torch.contiguous_format
+
+
+def _axes(x):
+    return 0 if x.dim() == 2 else (0, *range(2, x.dim()))
+
+
+def _columns(x, *vectors):
+    """The vectors (C,), or None, in a shape that broadcasts against x."""
+    if x.dim() == 2:
+        return vectors
+    shape = (-1, *(1,) * (x.dim() - 2))
+    return [None if vector is None else vector.view(shape) for vector in vectors]
+
+
+def _values_per_channel(x):
+    return x.numel() // max(x.shape[1], 1)
+
+
+def _working_dtype(x):
+    return torch.float32 if x.dtype in _HALF else x.dtype
 
 
 def _check_eps(eps):
@@ -322,48 +368,67 @@ def _check_momentum(momentum):
 def _check_input(x, channels, eps, of_batch):
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"expected a tensor, got {type(x).__name__}; use torch.as_tensor(x)")
-    shape = tuple(x.shape)
-    if not 2 <= len(shape) <= 5:
+    if not 2 <= x.dim() <= 5:
         raise ValueError(
-            f"expected rank 2 to 5, (N, C) to (N, C, D, H, W), got shape {shape}; "
-            "add a batch axis with x.unsqueeze(0), or flatten axes with x.flatten(2)"
+            f"expected rank 2 to 5, (N, C) to (N, C, D, H, W), got shape {tuple(x.shape)}; "
+            "add a batch axis with x.unsqueeze(0), or join axes with x.flatten(2)"
         )
-    if x.dtype not in _SUPPORTED:
-        raise TypeError(
-            f"expected floating input (float64, float32, bfloat16 or float16), got {x.dtype}; "
-            "convert it with x.float()"
-        )
-    if shape[1] != channels:
+    if not x.is_floating_point():
+        raise TypeError(f"expected floating input, got {x.dtype}; convert it with x.float()")
+    if channels is not None and x.shape[1] != channels:
         raise ValueError(
-            f"expected {channels} channels on axis 1, got {shape[1]} in shape {shape}; "
-            f"use BatchNorm({shape[1]}), or move the channels with x.movedim(-1, 1)"
+            f"expected {channels} channels on axis 1, got {x.shape[1]} in shape {tuple(x.shape)}; "
+            f"use BatchNorm({x.shape[1]}), or move the channels with x.movedim(-1, 1)"
         )
     _check_eps(eps)
-    if of_batch and x.numel() == channels:
+    if of_batch and x.numel() == x.shape[1] != 0:
         raise ValueError(
             "expected a batch of at least 2 values per channel in training mode, got shape "
-            f"{shape}; call .eval() or use a larger batch"
+            f"{tuple(x.shape)}; call .eval() or use a larger batch"
         )
 
 
 def _check_vectors(x, **vectors):
-    given = {name: vector for name, vector in vectors.items() if vector is not None}
-    for name, vector in given.items():
-        if vector.shape != x.shape[1:2]:
+    vectors = {name: vector for name, vector in vectors.items() if vector is not None}
+    for name, vector in vectors.items():
+        if vector.shape != x.shape[1:2] or vector.device != x.device:
             raise ValueError(
-                f"expected {name} of shape ({x.shape[1]},) for input of shape {tuple(x.shape)}, "
-                f"got {tuple(vector.shape)}; give one value per channel"
+                f"expected {name} of shape ({x.shape[1]},) on {x.device} for input of shape "
+                f"{tuple(x.shape)}, got {tuple(vector.shape)} on {vector.device}; give one value "
+                "per channel on the input's device"
             )
-        if vector.device != x.device:
-            raise ValueError(
-                f"expected {name} on the input's device {x.device}, got {vector.device}; "
-                "move one of them with .to(device)"
-            )
-    dtypes = {vector.dtype for vector in given.values()}
-    if dtypes <= {x.dtype} or (x.dtype in _HALF and dtypes == {torch.float32}):
-        return
-    found = ", ".join(f"{name} {vector.dtype}" for name, vector in given.items())
-    raise TypeError(
-        f"expected parameters and buffers of the input's dtype {x.dtype} (or all float32 for "
-        f"half-precision input), got {found}; convert one side with .to(dtype)"
-    )
+    dtypes = {vector.dtype for vector in vectors.values()}
+    if not (dtypes <= {x.dtype} or (x.dtype in _HALF and dtypes == {torch.float32})):
+        found = ", ".join(f"{name} {vector.dtype}" for name, vector in vectors.items())
+        raise TypeError(
+            f"expected parameters and buffers of the input's dtype {x.dtype}, or of torch.float32 "
+            f"for half-precision input, got {found}; convert one side with .to(dtype)"
+        )
+
+
+def _check_foldable(layer, bn):
+    if not isinstance(layer, _FOLDABLE):
+        raise TypeError(
+            "expected a Linear, Conv1d to Conv3d or ConvTranspose1d to ConvTranspose3d layer, "
+            f"got {type(layer).__name__}; fold the layer that stands directly before bn"
+        )
+    if not isinstance(bn, (BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+        raise TypeError(
+            f"expected a batch normalization layer, got {type(bn).__name__}; "
+            "call fold(layer, bn), in the order in which they are applied"
+        )
+    if bn.training:
+        raise ValueError(
+            "expected bn in eval mode, got training mode, where the output depends on the whole "
+            "batch; call bn.eval() first"
+        )
+    if bn.running_mean is None or bn.running_var is None:
+        raise ValueError(
+            "expected bn with running statistics, got none; train with track_running_stats=True"
+        )
+    channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    if bn.num_features != channels:
+        raise ValueError(
+            f"expected bn for the layer's {channels} output channels, got {bn.num_features}; "
+            f"use BatchNorm({channels})"
+        )

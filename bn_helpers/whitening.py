@@ -76,8 +76,8 @@ def pca(X, eps=1e-5):
     -------
     x_hat : (m, d), least variable axis first. Its covariance is I, but λ / (λ + eps) along an
         axis of variance λ: 0 where the batch does not vary.
-    cache : :class:`Cache`. Each eigenvector's largest entry is positive, so that pictures do not
-        flip between machines.
+    cache : :class:`Cache`. Each eigenvector's (first) largest entry is positive, so that pictures
+        do not flip between machines.
 
     Raises
     ------
@@ -210,8 +210,10 @@ def _eigen(X, eps):
     mean, centred, cov = covariance(X, eps)
     values, vectors = np.linalg.eigh(cov)
     _require_positive(values, values, centred, eps)
-    largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
-    return mean, centred, values, vectors * np.sign(largest)
+    # The first of the largest entries: with a plain argmax, rounding would choose between equals.
+    first = np.argmax(np.abs(vectors) > 0.999999 * np.abs(vectors).max(axis=0), axis=0)
+    signs = np.sign(np.take_along_axis(vectors, first[None], axis=0))
+    return mean, centred, values, vectors * signs
 
 
 def _rounding(scale):

@@ -176,6 +176,8 @@ def network(make, seed=0):
         for buffer in model.buffers():
             if buffer.is_floating_point():
                 buffer.uniform_(0.5, 2, generator=g)
+            else:
+                buffer.fill_(7)
     return model
 
 
@@ -194,14 +196,20 @@ def buffers(model):
     return {name: value.clone() for name, value in model.named_buffers()}
 
 
-def test_averaging_equals_pytorchs_update_bn(make):
-    # caught: momentum left as it was; statistics not reset; dropout left in training mode
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_averaging_equals_pytorchs_update_bn(make, shuffled):
+    # caught: momentum left as it was; statistics not reset; dropout left in training mode; rng
+    # ignored
     # update_bn knows PyTorch's classes only, so the twin is always made of those.
     images = torch.from_numpy(pictures(20))
     model, twin = network(make), network(pytorchs_batchnorm)
-    statistics.reestimate(model, images, 5)
+    rng, order = None, torch.arange(20)
+    if shuffled:
+        rng = np.random.default_rng(3)
+        order = torch.from_numpy(np.random.default_rng(3).permutation(20))
+    statistics.reestimate(model, images, 5, rng=rng)
     twin[3].p = 0.0
-    update_bn(images.split(5), twin)
+    update_bn(images[order].split(5), twin)
     for name, value in buffers(model).items():
         torch.testing.assert_close(value, buffers(twin)[name], rtol=1e-12, atol=1e-12)
 
@@ -295,6 +303,15 @@ def test_layers_that_are_never_called_or_keep_no_statistics_are_left_alone(make,
     statistics.reestimate(model, np.random.default_rng(0).normal(3, 1, (8, 2)), 4, method=method)
     assert model.unused.running_mean.tolist() == [7, 7]
     assert model.used.running_mean.mean() == pytest.approx(3, abs=1)
+
+
+@pytest.mark.parametrize("method", ["average", "pooled", "layerwise"])
+def test_half_precision_models_are_reestimated(make, method):
+    model = nn.Sequential(make(1)(2)).bfloat16()
+    x = torch.from_numpy(np.random.default_rng(0).normal(3, 2, (64, 2))).bfloat16()
+    statistics.reestimate(model, x, 8, method=method)
+    assert model[0].running_mean.dtype == torch.bfloat16
+    assert model[0].running_var.float() == pytest.approx(x.double().var(dim=0).numpy(), rel=0.1)
 
 
 def test_bad_input_to_reestimate_is_named_and_changes_nothing(make):
