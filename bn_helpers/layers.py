@@ -132,7 +132,9 @@ class BatchNorm(nn.Module):
             )
         if not of_batch:
             inv_std = torch.rsqrt(var.to(_working_dtype(x)) + self.eps)
-            return _Normalize.apply(x, weight, bias, mean.to(inv_std.dtype), inv_std, None)
+            # A copy: training may move the buffer before this call's backward pass.
+            mean = mean.to(inv_std.dtype, copy=True)
+            return _Normalize.apply(x, weight, bias, mean, inv_std, None)
         y, batch_mean, batch_var = _normalize_batch(x, weight, bias, self.eps)
         if self.training and self.track_running_stats:
             self._track(batch_mean, batch_var, _values_per_channel(x))

@@ -11,6 +11,8 @@ from torch import nn
 
 from bn_helpers.layers import BatchNorm
 
+# torch's own tracer and back end use what torch has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 
 
