@@ -194,7 +194,7 @@ def fold(layer, bn):
         scale = torch.rsqrt(bn.running_var.to(dtype) + bn.eps)
         if bn.weight is not None:
             scale = bn.weight * scale
-        bias = -bn.running_mean if layer.bias is None else layer.bias - bn.running_mean
+        bias = -bn.running_mean if layer.bias is None else layer.bias.to(dtype) - bn.running_mean
         bias = scale * bias if bn.bias is None else scale * bias + bn.bias
         if isinstance(layer, _TRANSPOSED):
             # (in, out / groups, ...): the in rows of a group feed that group's output channels.

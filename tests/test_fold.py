@@ -80,17 +80,19 @@ def test_folding_equals_the_two_layers(case, seed, options, ours):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_layers_dtype_and_freezing_are_kept(dtype):
-    # caught: a scale rounded to the half type before it is used; a frozen layer that trains again
+@pytest.mark.parametrize("bn_dtype", [torch.float32, torch.bfloat16])
+def test_the_layers_dtype_and_freezing_are_kept(dtype, bn_dtype):
+    # caught: a scale or shift rounded to the half type before it is used; a frozen layer that trains again
     layer = randomize(nn.Conv2d(4, 6, 3).to(dtype), 0).requires_grad_(False)
-    bn = randomize(BatchNorm(6), 1).eval()
+    bn = randomize(BatchNorm(6).to(bn_dtype), 1).eval()
     folded = fold(layer, bn)
     assert {p.dtype for p in folded.parameters()} == {dtype}
     assert not any(p.requires_grad for p in folded.parameters())
     assert folded.weight.is_leaf
     exact = fold(copy.deepcopy(layer).double(), copy.deepcopy(bn).double())
+    rounding = {"rtol": torch.finfo(dtype).eps, "atol": 1e-5}
     for name, value in folded.named_parameters():
-        torch.testing.assert_close(value, getattr(exact, name).to(dtype))
+        torch.testing.assert_close(value, getattr(exact, name).to(dtype), **rounding)
 
 
 @pytest.mark.parametrize(
