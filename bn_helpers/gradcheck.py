@@ -54,11 +54,35 @@ def complex_step(f, x, h=1e-30):
 
 
 def relative_error(ours, truth):
-    """Largest absolute difference over the largest absolute value of either (0 for two zeros)."""
-    ours, truth = np.asarray(ours, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    """Largest absolute difference over the largest absolute value of either.
+
+    Parameters
+    ----------
+    ours, truth : real arrays of one shape, torch tensors without gradients, lists or numbers.
+
+    Returns
+    -------
+    error : float >= 0; 0 for two arrays of zeros, NaN where either holds NaN or infinity.
+
+    Raises
+    ------
+    TypeError
+        either is complex.
+    ValueError
+        the shapes differ.
+    """
+    ours, truth = np.asarray(ours), np.asarray(truth)
+    if np.iscomplexobj(ours) or np.iscomplexobj(truth):
+        raise TypeError("expected real arrays, got complex ones; compare .real and .imag")
     if ours.shape != truth.shape:
-        raise ValueError(f"expected two arrays of one shape, got {ours.shape} and {truth.shape}")
+        raise ValueError(
+            f"expected two arrays of one shape, got {ours.shape} and {truth.shape}; "
+            "broadcasting would hide a mistake: reshape one of them"
+        )
+    ours, truth = ours.astype(np.float64), truth.astype(np.float64)
     scale = max(np.abs(ours).max(initial=0), np.abs(truth).max(initial=0))
+    if not np.isfinite(scale):
+        return float("nan")
     return float(np.abs(ours - truth).max(initial=0) / scale) if scale else 0.0
 
 

@@ -33,8 +33,8 @@ def batchnorm_forward(x, gamma, beta, eps=1e-5, axes=(0,)):
 
     Returns
     -------
-    y : array like x.
-    cache : :class:`Cache`, for :func:`batchnorm_backward`. ``cache.var`` is the biased (1/m) variance.
+    y : array like x; NumPy's promotion applies where gamma or beta has a wider dtype.
+    cache : :class:`Cache`, for :func:`batchnorm_backward`. ``cache.var`` is biased (1/m).
 
     Raises
     ------
@@ -131,10 +131,12 @@ def _checked(x, eps, axes):
         raise ValueError(f"expected eps > 0, got {eps}; the usual value is 1e-5")
     axes = (axes,) if np.isscalar(axes) else tuple(axes)
     if not axes or any(not -x.ndim <= a < x.ndim for a in axes):
-        raise ValueError(f"expected axes of an array of rank {x.ndim}, got {axes}")
+        raise ValueError(
+            f"expected axes of an array of rank {x.ndim}, got {axes}; they count from 0"
+        )
     positive = tuple(sorted({a % x.ndim for a in axes}))
     if len(positive) != len(axes):
-        raise ValueError(f"expected each axis once, got {axes}")
+        raise ValueError(f"expected each axis once, got {axes}; remove the repeated one")
     return x, positive
 
 
@@ -144,7 +146,7 @@ def _broadcastable(name, value, x, axes):
     if value.shape != remaining:
         raise ValueError(
             f"expected {name} of shape {remaining} for x of shape {x.shape} and axes {axes}, "
-            f"got {value.shape}"
+            f"got {value.shape}; give one value for each combination of the remaining axes"
         )
     return np.expand_dims(value, axes)
 

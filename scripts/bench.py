@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 import tracemalloc
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -27,7 +28,7 @@ ROUND_SECONDS = 0.03
 
 
 def interleaved(functions, rounds):
-    """Return {name: seconds of a call, one entry a round}; the first call of each is not counted."""
+    """Return {name: seconds of one call, one entry a round}; first calls are not counted."""
     calls, seconds = {}, {name: [] for name in functions}
     for name, function in functions.items():
         function()
@@ -129,54 +130,58 @@ def _layers_of_one_shape(shape, layout, rounds):
     ]
 
 
-def bench_whitening(rounds=5, dimensions=(16, 32, 64, 128, 256, 512, 1024)):
+def bench_whitening(rounds=9, dimensions=(16, 32, 64, 128, 256, 512, 1024)):
     rng, results = np.random.default_rng(0), []
-    print(f"\nwhitening a batch of m = 2d examples, seconds\n{'d':>6}", end="")
+    names = ("standardise", "zca", "cholesky", "newton_schulz")
+    print("\nwhitening a batch of m = 2d examples: milliseconds forward, backward")
+    print(f"{'d':>6}" + "".join(f"{name:>20}" for name in names))
     for d in dimensions:
         x, dy = rng.normal(size=(2, 2 * d, d))
-        forward, backward, cache_of = _whitening_methods(d)
-        if d == dimensions[0]:
-            print("".join(f"{name:>18}" for name in forward))
-        caches = {name: cache_of[name](x) for name in backward}
-        ahead = interleaved({name: lambda f=f: f(x) for name, f in forward.items()}, rounds)
-        back = interleaved(
-            {name: lambda n=name, f=f: f(dy, caches[n]) for name, f in backward.items()}, rounds
+        forward, backward = _whitening_calls(x, dy)
+        ahead, back = interleaved(forward, rounds), interleaved(backward, rounds)
+        rows = [
+            {
+                "d": d,
+                "m": 2 * d,
+                "method": name,
+                "forward_s": median(ahead[name]),
+                "backward_s": median(back[name]) if name in back else None,
+                "bytes": _peak_bytes(forward[name]),
+            }
+            for name in names
+        ]
+        results += rows
+        cells = (
+            f"{1e3 * r['forward_s']:.2f}, "
+            + ("–" if r["backward_s"] is None else f"{1e3 * r['backward_s']:.2f}")
+            for r in rows
         )
-        for name, function in forward.items():
-            results.append(
-                {
-                    "d": d,
-                    "m": 2 * d,
-                    "method": name,
-                    "forward_s": median(ahead[name]),
-                    "backward_s": median(back[name]) if name in back else None,
-                    "bytes": _peak_bytes(lambda function=function, x=x: function(x)),
-                }
-            )
-        print(f"{d:>6}" + "".join(f"{median(ahead[name]):>18.5f}" for name in forward))
+        print(f"{d:>6}" + "".join(f"{cell:>20}" for cell in cells))
     return {"rounds": rounds, "dtype": "float64", "batch": "m = 2d"}, results
 
 
-def _whitening_methods(d):
-    gamma, beta = np.ones(d), np.zeros(d)
+def _whitening_calls(x, dy):
+    ones, zeros = np.ones(x.shape[1]), np.zeros(x.shape[1])
 
-    def newton_schulz(x):
+    def newton_schulz():
         _, centred, cov = whitening.covariance(x, eps=1e-5)
         return centred @ whitening.newton_schulz(cov, iterations=10).T
 
     forward = {
-        "standardise": lambda x: reference.batchnorm_forward(x, gamma, beta),
-        "zca": whitening.zca,
-        "cholesky": whitening.cholesky,
+        "standardise": partial(reference.batchnorm_forward, x, ones, zeros),
+        "zca": partial(whitening.zca, x),
+        "cholesky": partial(whitening.cholesky, x),
         "newton_schulz": newton_schulz,
     }
     backward = {
-        "standardise": reference.batchnorm_backward,
-        "zca": whitening.zca_backward,
-        "cholesky": whitening.cholesky_backward,
+        name: partial(function, dy, forward[name]()[1])
+        for name, function in (
+            ("standardise", reference.batchnorm_backward),
+            ("zca", whitening.zca_backward),
+            ("cholesky", whitening.cholesky_backward),
+        )
     }
-    forward_caches = {name: lambda x, f=forward[name]: f(x)[1] for name in backward}
-    return forward, backward, forward_caches
+    return forward, backward
 
 
 def _peak_bytes(function):
@@ -188,18 +193,10 @@ def _peak_bytes(function):
 
 
 def bench_folding(rounds=25, shapes=((1, 32, 56, 56), (8, 64, 28, 28), (32, 64, 14, 14))):
-    generator, results = torch.Generator().manual_seed(0), []
+    results = []
     print("\nconvolution 3×3 and BN at inference, folded into one: ratio of times")
     for shape in shapes:
-        channels = shape[1]
-        convolution = nn.Conv2d(channels, channels, 3, padding=1)
-        bn = layers.BatchNorm(channels).eval()
-        folded = layers.fold(convolution, bn)
-        x = torch.randn(shape, generator=generator)
-        with torch.inference_mode():
-            seconds = interleaved(
-                {"separate": lambda: bn(convolution(x)), "folded": lambda: folded(x)}, rounds
-            )
+        seconds = interleaved(_folding_calls(shape), rounds)
         results.append(
             {
                 "shape": list(shape),
@@ -211,6 +208,25 @@ def bench_folding(rounds=25, shapes=((1, 32, 56, 56), (8, 64, 28, 28), (32, 64, 
         )
         print(f"{shape!s:>20}: {results[-1]['ratio']:.2f}")
     return {"rounds": rounds, "dtype": "float32"}, results
+
+
+def _folding_calls(shape):
+    generator = torch.Generator().manual_seed(0)
+    convolution = nn.Conv2d(shape[1], shape[1], 3, padding=1)
+    nn.init.normal_(convolution.weight, std=0.05, generator=generator)
+    bn = layers.BatchNorm(shape[1]).eval()
+    folded = layers.fold(convolution, bn)
+    x = torch.randn(shape, generator=generator)
+
+    @torch.inference_mode()
+    def separate():
+        return bn(convolution(x))
+
+    @torch.inference_mode()
+    def together():
+        return folded(x)
+
+    return {"separate": separate, "folded": together}
 
 
 SUITES = {"layers": bench_layers, "whitening": bench_whitening, "folding": bench_folding}
