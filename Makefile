@@ -24,7 +24,7 @@ setup-test: setup-book
 	@scripts/setup.sh test
 
 book: setup-book
-	@mkdir -p _build && PYTHONPATH=. .venv/bin/jupyter-book build . -W -n --keep-going --quiet \
+	@mkdir -p _build && PYTHONPATH=. .venv/bin/jupyter-book build . --all -W -n --keep-going --quiet \
 		>_build/build.log 2>&1 || { cat _build/build.log; exit 1; }
 	@echo "The book is built; open $(CURDIR)/_build/html/index.html"
 

@@ -82,7 +82,7 @@ def test_folding_equals_the_two_layers(case, seed, options, ours):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bn_dtype", [torch.float32, torch.bfloat16])
 def test_the_layers_dtype_and_freezing_are_kept(dtype, bn_dtype):
-    # caught: a scale or shift rounded to the half type before it is used; a frozen layer that trains again
+    # caught: a scale or shift rounded to the half type before it is used; a frozen layer thawed
     layer = randomize(nn.Conv2d(4, 6, 3).to(dtype), 0).requires_grad_(False)
     bn = randomize(BatchNorm(6).to(bn_dtype), 1).eval()
     folded = fold(layer, bn)

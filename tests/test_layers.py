@@ -171,28 +171,23 @@ def test_meta_device_and_reset():
     options=st.sampled_from([{}, {"bias": False}, {"affine": False}]),
     track=st.booleans(),
     tile=st.sampled_from([1, 7, 30, layers._TILE]),
-    dtype=st.sampled_from([torch.float64, torch.float64, torch.float32]),
 )
 @settings(max_examples=300, deadline=None)
-def test_equals_pytorch(
-    shape, seed, layout, dy_layout, training, momentum, options, track, tile, dtype
-):
+def test_equals_pytorch(shape, seed, layout, dy_layout, training, momentum, options, track, tile):
     # caught: m − 1 for m; eps dropped; a sign or a term of dx; the biased variance tracked;
     # tiles weighted equally; a permuted gradient; another memory layout or dtype of y or dx
-    ours, theirs = pair(shape, dtype, momentum=momentum, track_running_stats=track, **options)
-    x, dy = normal(shape, seed, layout, dtype), normal(shape, seed + 1, dy_layout, dtype)
+    ours, theirs = pair(shape, momentum=momentum, track_running_stats=track, **options)
+    x, dy = normal(shape, seed, layout), normal(shape, seed + 1, dy_layout)
     with tile_size(tile):
         got = run(ours.train(training), x, dy)
-    expected = run(theirs.train(training), x, dy)
-    tolerance = EXACT if dtype == torch.float64 else {"rtol": 1e-3, "atol": 1e-3}
+    # Copies: PyTorch's CPU backward is wrong for some pairs of layouts with axes of size 1.
+    expected = run(theirs.train(training), x.contiguous(), dy.contiguous())
     for ours_value, value in zip(got, expected, strict=True):
-        torch.testing.assert_close(ours_value, value, **tolerance)
-    assert_same_state(ours, theirs, **tolerance)
-    for ours_value, value in zip(got[:2], expected[:2], strict=True):
-        for memory_format in (torch.contiguous_format, LAST.get(len(shape))):
-            if memory_format is not None:
-                is_kept = ours_value.is_contiguous(memory_format=memory_format)
-                assert is_kept == value.is_contiguous(memory_format=memory_format)
+        torch.testing.assert_close(ours_value, value, **EXACT)
+    assert_same_state(ours, theirs, **EXACT)
+    if min(shape) > 1:  # otherwise strides have more than one reading
+        for ours_value, value in zip(got[:2], run(theirs, x, dy)[:2], strict=True):
+            assert ours_value.stride() == value.stride()
 
 
 @given(
@@ -380,6 +375,19 @@ def test_switches_turned_after_construction():
 # --- dtypes and precision --------------------------------------------------------------------
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("shape", [(40, 3), (8, 3, 5), (4, 3, 4, 3), (4, 3, 2, 3, 2)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("training", [True, False])
+def test_float32_equals_pytorch(shape, layout, training):
+    # caught: a detour through float64 or a half type
+    ours, theirs = pair(shape, torch.float32)
+    x, dy = normal(shape, 0, layout, torch.float32), normal(shape, 1, layout, torch.float32)
+    results = [run(layer.train(training), x, dy) for layer in (ours, theirs)]
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert_same_state(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "parameters"), list(itertools.product(DTYPES, DTYPES)))

@@ -111,6 +111,12 @@ def test_links_between_pages_lead_somewhere(notebook):
         assert target.startswith("https://") or (ROOT / "book" / target).is_file(), target
 
 
+def test_cited_papers_are_in_the_references(notebook):
+    listed = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
+    for address in re.findall(r"https://arxiv\.org/abs/[\d.]+\d", markdown(notebook)):
+        assert address in listed
+
+
 def test_structure_of_a_chapter(notebook):
     text = markdown(notebook)
     assert re.match(r"# \d\d · \w", text)
