@@ -1,6 +1,6 @@
 """The helper package of the course *Batch Normalization, executed*.
 
-Importing it loads nothing heavy; import the room you need, for example
+Importing it loads nothing heavy; import the module you need, for example
 ``from bn_helpers import reference``.
 """
 

@@ -92,8 +92,10 @@ def load(name, *, seed=0):
 
     Raises
     ------
-    ValueError : a name other than these two.
-    DataError : MNIST is neither in the folder nor, where none is set, to be had from cache or
+    ValueError
+        a name other than these two.
+    DataError
+        MNIST is neither in the folder nor, where none is set, to be had from cache or
         mirrors; the cache cannot be written; a file is truncated, damaged or another one.
     """
     if name == "digits":

@@ -32,11 +32,14 @@ def central_difference(f, x, h=1e-5):
 
 
 def complex_step(f, x, h=1e-30):
-    """Gradient of the scalar function ``f`` at ``x`` by Im f(x + ih) / h: no subtraction, no V.
+    """Gradient of the scalar function ``f`` at ``x`` by Im f(x + ih) / h.
+
+    Nothing is subtracted, so rounding sets no lower limit for h.
 
     Parameters
     ----------
-    f : callable that is analytic in x: no ``abs``, ``max``, ``np.var``, ``.real`` or ``.conj``.
+    f : callable, complex array like x → complex number, analytic in x: no ``abs``, ``max``,
+        ``np.var``, ``.real`` or ``.conj``.
     x : float64 array, any shape; not changed.
     h : float, the step; may be as small as 1e-30.
 
@@ -87,10 +90,17 @@ def relative_error(ours, truth):
 
 
 def agree(name, ours, truth, tol=1e-12):
-    """Print that two arrays agree to the relative tolerance ``tol``, or raise AssertionError.
+    """Print that two arrays agree to the relative tolerance ``tol``.
 
     The line says the bound, not the digits, so that it is the same on every machine.
-    NumPy arrays, torch tensors without gradients, lists and numbers are accepted.
+    ``ours`` and ``truth`` are as in :func:`relative_error`.
+
+    Raises
+    ------
+    AssertionError
+        the error is larger, or either array holds NaN or infinity.
+    TypeError, ValueError
+        as :func:`relative_error`.
     """
     error = relative_error(ours, truth)
     if not error <= tol:

@@ -17,7 +17,7 @@ _TILE = 1 << 18
 
 
 def batch_norm(x, weight=None, bias=None, eps=1e-5):
-    """Normalize ``x`` with its own statistics (Algorithm 1; for maps, section 3.2).
+    """Normalise ``x`` with its own statistics (Algorithm 1; for maps, section 3.2).
 
     Parameters
     ----------
@@ -34,8 +34,10 @@ def batch_norm(x, weight=None, bias=None, eps=1e-5):
 
     Raises
     ------
-    TypeError : x is not floating; weight or bias of another dtype.
-    ValueError : wrong rank or shape, one value per channel, eps <= 0.
+    TypeError
+        x is no floating tensor; weight or bias of another dtype.
+    ValueError
+        wrong rank, shape or device, one value per channel, eps <= 0.
     """
     _check_input(x, None, eps, of_batch=True)
     _check_vectors(x, weight=weight, bias=bias)
@@ -55,12 +57,16 @@ class BatchNorm(nn.Module):
     track_running_stats : whether to keep ``running_mean``, ``running_var`` (the unbiased one,
         m/(m − 1)) and ``num_batches_tracked`` for eval mode. Without them eval mode uses the
         batch's statistics too.
+    device, dtype : of parameters and buffers; default: PyTorch's.
     bias : with ``affine``, whether beta is learned.
 
     Raises
     ------
-    TypeError : the input is not floating, or its dtype does not fit the parameters'.
-    ValueError : wrong rank, channel count or parameter shape, one value per channel in training,
+    TypeError
+        the input is not floating, or its dtype does not fit the parameters'.
+    ValueError
+        wrong rank, channel count or parameter shape, one value per channel where the
+        batch's statistics are used,
         eps <= 0, momentum outside [0, 1]. A refused batch leaves the buffers as they were.
     """
 
@@ -116,7 +122,7 @@ class BatchNorm(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize ``x`` (shapes above) with the batch's or the running statistics."""
+        """Normalise ``x`` (shapes above) with the batch's or the running statistics."""
         weight, bias = self.weight, self.bias
         mean, var = self.running_mean, self.running_var
         if self.training and not self.track_running_stats:
@@ -184,8 +190,10 @@ def fold(layer, bn):
 
     Raises
     ------
-    TypeError : another kind of layer or of bn.
-    ValueError : bn is in training mode, has no running statistics, or another channel count.
+    TypeError
+        another kind of layer or of bn.
+    ValueError
+        bn is in training mode, has no running statistics, or another channel count.
     """
     _check_foldable(layer, bn)
     dtype = torch.promote_types(layer.weight.dtype, torch.float32)

@@ -91,6 +91,11 @@ def write(name, *, command, config, results, seeds=(), data=None, device=None, w
     seeds : list of int.
     data : dict, data set's name → SHA-256 of its contents.
     device : str; default: this machine's processor.
+    where : ``pathlib.Path`` of a folder; default: the clone's ``book/records``.
+
+    Returns
+    -------
+    file : ``pathlib.Path``.
 
     Raises
     ------
@@ -123,7 +128,7 @@ def write(name, *, command, config, results, seeds=(), data=None, device=None, w
 
 
 def checksum(record):
-    """SHA-256 of the record's fields, ``sha256`` itself left out."""
+    """SHA-256 (hex) of the record's fields but ``sha256``; ValueError for NaN and infinity."""
     contents = {k: v for k, v in record.items() if k != "sha256"}
     canonical = json.dumps(contents, sort_keys=True, allow_nan=False, ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
@@ -134,7 +139,7 @@ def _commit():
         git = ["git", "-C", str(_CLONE), "rev-parse", "--short=12", "HEAD"]
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
         dirty = subprocess.run(
-            [*git[:3], "status", "--porcelain", "--untracked-files=no"],
+            [*git[:3], "status", "--porcelain", "--untracked-files=no", ":/", ":!*.json"],
             capture_output=True,
             text=True,
             check=True,

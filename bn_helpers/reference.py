@@ -11,7 +11,11 @@ import numpy as np
 
 
 class Cache(NamedTuple):
-    """What the backward pass needs: ``x_hat`` has x's shape, the rest the remaining axes' shape."""
+    """What the backward pass needs.
+
+    ``x_hat`` has x's shape; mean, biased var, inv_std = 1/sqrt(var + eps) and gamma have the
+    remaining axes' shape; ``axes`` are the axes averaged over, sorted and non-negative.
+    """
 
     x_hat: np.ndarray
     mean: np.ndarray
@@ -22,7 +26,7 @@ class Cache(NamedTuple):
 
 
 def batchnorm_forward(x, gamma, beta, eps=1e-5, axes=(0,)):
-    """Normalize ``x`` over ``axes`` with its own statistics (Algorithm 1).
+    """Normalise ``x`` over ``axes`` with its own statistics (Algorithm 1).
 
     Parameters
     ----------
@@ -74,7 +78,7 @@ def batchnorm_backward(dy, cache):
     Returns
     -------
     dx : array like dy.
-    dgamma, dbeta : arrays of gamma's shape.
+    dgamma, dbeta : arrays of gamma's shape; float32 for float16 input.
 
     Raises
     ------
@@ -98,7 +102,7 @@ def batchnorm_backward(dy, cache):
 
 
 def batchnorm_inference(x, gamma, beta, mean, var, eps=1e-5, axes=(0,)):
-    """Normalize ``x`` with fixed statistics (Algorithm 2, step 11): one affine map per statistic.
+    """Normalise ``x`` with fixed statistics (Algorithm 2, step 11): one affine map per statistic.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Population statistics: what batch normalization normalizes with once training is over.
+"""Population statistics: what batch normalization normalises with once training is over.
 
 Ioffe & Szegedy (2015), Algorithm 2 and section 3.1; re-estimation after Wu & Johnson (2021),
 "Rethinking 'Batch' in BatchNorm", section 3. NumPy, except for :func:`reestimate`, which loads
@@ -43,7 +43,8 @@ def moving_average(means, variances, m, momentum=0.1, *, start=(0.0, 1.0)):
 
     Raises
     ------
-    ValueError : momentum outside [0, 1], m below 2, no batch, shapes that differ, a negative
+    ValueError
+        momentum outside [0, 1], m below 2, no batch, shapes that differ, a negative
         variance.
     """
     means, variances = _batches(means, variances)
@@ -79,7 +80,8 @@ def algorithm2(means, variances, m):
 
     Raises
     ------
-    ValueError : m below 2, no batch, shapes that differ, a negative variance.
+    ValueError
+        m below 2, no batch, shapes that differ, a negative variance.
     """
     means, variances = _batches(means, variances)
     return Population(means.mean(axis=0), (_bessel(m, means) * variances).mean(axis=0))
@@ -103,7 +105,8 @@ def pool(means, variances, counts):
 
     Raises
     ------
-    ValueError : counts below 1, no batch, shapes that differ, a negative variance.
+    ValueError
+        counts below 1, no batch, shapes that differ, a negative variance.
     """
     means, variances = _batches(means, variances)
     counts = _counts("counts", counts, means, least=1)
@@ -135,7 +138,8 @@ def from_keras(moving_mean, moving_variance, *, momentum=0.99, epsilon=1e-3, m=N
 
     Raises
     ------
-    ValueError : momentum outside [0, 1], epsilon ≤ 0, m below 2, steps below 0, shapes that
+    ValueError
+        momentum outside [0, 1], epsilon ≤ 0, m below 2, steps below 0, shapes that
         differ, a negative variance.
     """
     mean, var = _settings(moving_mean, moving_variance, momentum, epsilon, steps)
@@ -160,7 +164,8 @@ def to_keras(running_mean, running_var, *, momentum=0.1, eps=1e-5, m=None, steps
 
     Raises
     ------
-    ValueError : as :func:`from_keras`, and momentum None, which Keras does not have.
+    ValueError
+        as :func:`from_keras`, and momentum None, which Keras does not have.
     """
     if momentum is None:
         raise ValueError(
@@ -197,9 +202,14 @@ def reestimate(model, images, batch_size, *, method="average", rng=None):
           meets at inference, whatever the batch size and order; every image is used.
     rng : ``numpy.random.Generator`` that shuffles the images; None takes them as they come.
 
+    Returns
+    -------
+    None; ``running_mean``, ``running_var`` and ``num_batches_tracked`` of the layers are set.
+
     Raises
     ------
-    ValueError : an unknown method, a batch_size out of range, a model in which no batch
+    ValueError
+        an unknown method, a batch_size out of range, a model in which no batch
         normalization layer with running statistics is called.
     """
     import torch

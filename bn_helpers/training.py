@@ -11,13 +11,18 @@ def minibatches(num_examples, batch_size, steps, rng):
     """Yield ``steps`` index arrays (batch_size,), drawn without replacement, reshuffled each epoch.
 
     ``rng`` is a ``numpy.random.Generator``. An epoch's incomplete last batch is dropped.
-    Raises ValueError if the batch is larger than the data.
+
+    Raises
+    ------
+    ValueError
+        at the first batch: batch_size below 1 or above num_examples.
     """
-    per_epoch = num_examples // batch_size
-    if per_epoch < 1:
+    if not 1 <= batch_size <= num_examples:
         raise ValueError(
-            f"expected batch_size between 1 and {num_examples} (the data), got {batch_size}"
+            f"expected batch_size between 1 and {num_examples} (the data), got {batch_size}; "
+            "use smaller batches or more data"
         )
+    per_epoch = num_examples // batch_size
     for step in range(steps):
         if step % per_epoch == 0:
             order = rng.permutation(num_examples)
@@ -30,8 +35,10 @@ def fit(model, split, *, steps, batch_size, lr, rng, every=None, evaluate=None):
 
     Parameters
     ----------
-    model : ``nn.Module`` that takes (N, C, H, W) float32 and gives (N, classes).
+    model : ``nn.Module``, images (N, C, H, W) of the split's dtype → (N, classes).
     split : ``data.Split``.
+    steps, batch_size : int, as in :func:`minibatches`.
+    lr : float, the learning rate.
     rng : ``numpy.random.Generator``, draws the batches.
     every, evaluate : if given, ``evaluate(model)`` is called before the first step and after each
         ``every`` steps, in eval mode without gradients.
@@ -40,6 +47,11 @@ def fit(model, split, *, steps, batch_size, lr, rng, every=None, evaluate=None):
     -------
     losses : float array (steps,), the mini-batch losses.
     evaluations : list of (step, evaluate(model)).
+
+    Raises
+    ------
+    ValueError
+        as :func:`minibatches`.
     """
     images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
@@ -65,7 +77,10 @@ def fit(model, split, *, steps, batch_size, lr, rng, every=None, evaluate=None):
 
 
 def accuracy(model, split):
-    """Share of ``split`` that ``model`` classifies correctly, in the mode the model is in."""
+    """Share of ``split`` that ``model`` classifies correctly, a float in [0, 1].
+
+    The model stays in the mode it is in; in training mode its running statistics move.
+    """
     with torch.no_grad():
         predicted = model(torch.from_numpy(split.images)).argmax(dim=1)
     return float((predicted == torch.from_numpy(split.labels)).float().mean())

@@ -42,8 +42,10 @@ def covariance(X, eps=0.0):
 
     Raises
     ------
-    TypeError : X is not floating.
-    ValueError : X is no such batch, or not finite; eps < 0.
+    TypeError
+        X is not floating.
+    ValueError
+        X is no such batch, or not finite; eps < 0.
     """
     X = np.asarray(X)
     if not np.issubdtype(X.dtype, np.floating):
@@ -81,7 +83,8 @@ def pca(X, eps=1e-5):
 
     Raises
     ------
-    TypeError, ValueError : as :func:`covariance`; ValueError also for a singular Cov + eps I.
+    TypeError, ValueError
+        as :func:`covariance`; ValueError also for a singular Cov + eps I.
     """
     mean, centred, values, vectors = _eigen(X, eps)
     W = (vectors / np.sqrt(values)).T
@@ -92,7 +95,7 @@ def zca(X, eps=1e-5):
     """Whiten and turn back: W = U Λ^(−1/2) Uᵀ = (Cov + eps I)^(−1/2), the symmetric choice.
 
     Of all whitened versions it is the nearest to X − mean (least squares), so that images still
-    look like images. Parameters, returns and errors as :func:`pca`; columns are the features.
+    look like images. Parameters, returns and errors as :func:`pca`; x_hat's columns are features.
     """
     mean, centred, values, vectors = _eigen(X, eps)
     W = (vectors / np.sqrt(values)) @ vectors.T
@@ -103,7 +106,7 @@ def cholesky(X, eps=1e-5):
     """Whiten feature by feature: W = L⁻¹, where Cov + eps I = L Lᵀ, L lower triangular.
 
     Column j is feature j less its best linear prediction from the features before it, scaled.
-    Parameters, returns and errors as :func:`pca`; columns are the features.
+    Parameters, returns and errors as :func:`pca`; x_hat's columns are features.
     """
     mean, centred, cov = covariance(X, eps)
     try:
@@ -122,7 +125,7 @@ def pca_backward(dY, cache):
     Parameters and returns as :func:`zca_backward`. ValueError also where two eigenvalues are
     equal to rounding: the axes, and so their derivative, are not defined there.
     """
-    values, vectors = cache.values, cache.vectors
+    values, vectors = _decomposition(cache)
     gap = values[:, None] - values
     np.fill_diagonal(gap, np.inf)
     if np.abs(gap).min() <= _rounding(values):
@@ -154,9 +157,11 @@ def zca_backward(dY, cache):
 
     Raises
     ------
-    ValueError : dY has not the shape of x_hat.
+    ValueError
+        dY has not the shape of x_hat; the cache is :func:`cholesky`'s.
     """
-    roots, vectors = np.sqrt(cache.values), cache.vectors
+    values, vectors = _decomposition(cache)
+    roots = np.sqrt(values)
     kernel = -1 / (np.outer(roots, roots) * np.add.outer(roots, roots))
     rotated = kernel * (vectors.T @ _weight_gradient(dY, cache) @ vectors)
     return _batch_gradient(dY, vectors @ rotated @ vectors.T, cache)
@@ -185,9 +190,14 @@ def newton_schulz(cov, iterations):
     cov : (d, d), symmetric positive definite; complex too, for a complex-step derivative.
     iterations : int >= 0; the error starts to fall after about log(trace / λ_min) / log(2.25).
 
+    Returns
+    -------
+    Z : (d, d), approximately cov^(−1/2).
+
     Raises
     ------
-    ValueError : cov is not square, its trace is not positive, or iterations is no such number.
+    ValueError
+        cov is not square, its trace is not positive, or iterations is no such number.
     """
     cov = np.asarray(cov)
     if cov.ndim != 2 or cov.shape[0] != cov.shape[1] or not np.trace(cov).real > 0:
@@ -196,7 +206,9 @@ def newton_schulz(cov, iterations):
             "pass the covariance, not the batch"
         )
     if iterations < 0 or iterations != int(iterations):
-        raise ValueError(f"expected a whole number of iterations >= 0, got {iterations}")
+        raise ValueError(
+            f"expected a iterations as a whole number >= 0, got {iterations}; 5 to 15 do"
+        )
     trace = np.trace(cov)
     eye = np.eye(len(cov))
     Y, Z = cov / trace, eye
@@ -214,6 +226,14 @@ def _eigen(X, eps):
     first = np.argmax(np.abs(vectors) > 0.999999 * np.abs(vectors).max(axis=0), axis=0)
     signs = np.sign(np.take_along_axis(vectors, first[None], axis=0))
     return mean, centred, values, vectors * signs
+
+
+def _decomposition(cache):
+    if cache.values is None:
+        raise ValueError(
+            "expected a cache with eigenvalues, got one of cholesky; call cholesky_backward"
+        )
+    return cache.values, cache.vectors
 
 
 def _rounding(scale):

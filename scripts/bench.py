@@ -8,6 +8,7 @@ meets all of them; a ratio is the median of the rounds' ratios. One thread.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import shutil
 import sys
@@ -23,7 +24,14 @@ from torch import nn
 
 from bn_helpers import layers, records, reference, whitening
 
-SHAPES = {"NC": [(64, 100), (256, 1024)], "NCHW": [(32, 64, 56, 56)], "NHWC": [(32, 64, 56, 56)]}
+CASES = [  # layout, shape, pages; "new" first, since malloc never unlearns what it has kept
+    ("NCHW", (32, 64, 56, 56), "new"),
+    ("NHWC", (32, 64, 56, 56), "new"),
+    ("NCHW", (32, 64, 56, 56), "reused"),
+    ("NHWC", (32, 64, 56, 56), "reused"),
+    ("NC", (256, 1024), "reused"),
+    ("NC", (64, 100), "reused"),
+]
 ROUND_SECONDS = 0.03
 
 
@@ -61,32 +69,39 @@ def composed(x, weight, bias, eps=1e-5):
     return (x - mean) / torch.sqrt(var + eps) * weight.view(shape) + bias.view(shape)
 
 
+def set_pages(kind):
+    """Have malloc take large results from ``"reused"`` or from ``"new"`` pages (glibc only).
+
+    Each new page is zeroed by the system when it is first written. glibc's default does either,
+    depending on what the program freed before, and moves the ratios by a factor of two.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # the names of mallopt's settings in malloc.h
+    libc, small, largest = ctypes.CDLL(None), 16 << 20, 32 << 20
+    done = libc.mallopt(trim_threshold, 2**31 - 1 if kind == "reused" else small)
+    done &= libc.mallopt(mmap_threshold, largest if kind == "reused" else small)
+    if not done:
+        sys.exit(f"expected glibc's mallopt to accept the settings for {kind} pages; run on Linux")
+    libc.malloc_trim(0)
+
+
 def bench_layers(rounds=25):
     results = []
-    for layout, shapes in SHAPES.items():
-        for shape in shapes:
-            results += _layers_of_one_shape(shape, layout, rounds)
-    print(f"\nforward + backward, ratio to F.batch_norm (lower is faster)\n{'':22}", end="")
-    columns = [(layout, shape) for layout, shapes in SHAPES.items() for shape in shapes]
-    print("".join(f"{layout + ' ' + str(tuple(shape)):>26}" for layout, shape in columns))
-    for name in dict.fromkeys(row["implementation"] for row in results):
-        cells = [
-            next(
-                (
-                    f"{row['ratio']:.2f}"
-                    for row in results
-                    if (row["implementation"], row["layout"], row["shape"])
-                    == (name, layout, list(shape))
-                ),
-                "–",
-            )
-            for layout, shape in columns
-        ]
-        print(f"{name:22}" + "".join(f"{cell:>26}" for cell in cells))
+    for layout, shape, pages in CASES:
+        set_pages(pages)
+        results += _layers_of_one_case(shape, layout, pages, rounds)
+    set_pages("reused")
+    names = list(dict.fromkeys(row["implementation"] for row in results))
+    print("\nforward + backward, ratio to F.batch_norm (lower is faster)")
+    print(f"{'layout, shape, pages':<32}" + "".join(f"{name:>19}" for name in names))
+    for layout, shape, pages in CASES:
+        case = {"layout": layout, "shape": list(shape), "pages": pages}
+        found = {r["implementation"]: r["ratio"] for r in results if case.items() <= r.items()}
+        cells = (f"{found[name]:.2f}" if name in found else "–" for name in names)
+        print(f"{f'{layout} {shape} {pages}':<32}" + "".join(f"{cell:>19}" for cell in cells))
     return {"rounds": rounds, "dtype": "float32"}, results
 
 
-def _layers_of_one_shape(shape, layout, rounds):
+def _layers_of_one_case(shape, layout, pages, rounds):
     generator = torch.Generator().manual_seed(0)
     x, dy = (torch.randn(shape, generator=generator) for _ in range(2))
     if layout == "NHWC":
@@ -113,7 +128,7 @@ def _layers_of_one_shape(shape, layout, rounds):
         return lambda: torch.autograd.grad(forward(), (x, *parameters), dy)
 
     functions = {
-        name: step(f, module.parameters() if name.startswith("ours") else (weight, bias))
+        name: step(f, (module.weight, module.bias) if name.startswith("ours") else (weight, bias))
         for name, f in forwards.items()
     }
     functions["copy"] = lambda: target.copy_(x.detach())
@@ -122,6 +137,7 @@ def _layers_of_one_shape(shape, layout, rounds):
         {
             "shape": list(shape),
             "layout": layout,
+            "pages": pages,
             "implementation": name,
             "seconds": median(seconds[name]),
             "ratio": ratio(seconds, name, "F.batch_norm"),

@@ -235,3 +235,11 @@ def test_a_gradient_of_another_shape_is_refused(method):
     _, cache = getattr(whitening, method)(well_separated(3, 8, seed=11))
     with pytest.raises(ValueError, match=r"shape \(8, 3\).*got \(8, 2\).*same forward call"):
         getattr(whitening, f"{method}_backward")(np.ones((8, 2)), cache)
+
+
+@pytest.mark.parametrize("backward", [whitening.pca_backward, whitening.zca_backward])
+def test_a_cache_of_cholesky_is_refused(backward):
+    """Catches an error about None instead of one that names the function to call."""
+    X = np.random.default_rng(0).normal(size=(6, 3))
+    with pytest.raises(ValueError, match="call cholesky_backward"):
+        backward(X, whitening.cholesky(X)[1])
