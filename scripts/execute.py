@@ -57,6 +57,7 @@ def execute(path):
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],  # not its note that loopback is unencrypted
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     nbformat.write(normalise(nb), path)
