@@ -14,6 +14,8 @@ from bn_helpers.layers import BatchNorm
 # torch's own tracer and back end use what torch has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+# PyTorch 2.13 puts its own path unquoted on the compiler's command line.
+SPLIT_PATH = any(character in torch.__file__ for character in " '\"\\")
 
 
 def steps(layer, *, training, shape=(8, 3, 5, 5)):
@@ -48,6 +50,9 @@ def test_traces_into_one_graph(training, momentum):
 
 
 @pytest.mark.skipif(COMPILER is None, reason="torch.compile needs a C++ compiler (g++ or CXX)")
+@pytest.mark.skipif(
+    SPLIT_PATH, reason="torch.compile fails where PyTorch's path has a space or quote"
+)
 def test_compiled_code_gives_the_same():
     # caught: an operation that the compiler's back end computes differently
     assert_compiles("inductor", True, 0.1)
