@@ -11,10 +11,10 @@ import json
 import os
 import platform
 import subprocess
-from importlib import resources
 from pathlib import Path
 
-_CLONE = Path(__file__).resolve().parent.parent / "book" / "records"
+_BESIDE = Path(__file__).resolve().parent.parent
+_CLONE = _BESIDE / "book" / "records"
 LARGEST_BYTES = 1_000_000
 #: The fields of a record and their types.
 FIELDS = {
@@ -37,7 +37,7 @@ class RecordError(ValueError):
 
 def folder():
     """Where the records are: in the clone, or in the installed package (on Colab, say)."""
-    return _CLONE if _CLONE.is_dir() else resources.files("bn_helpers_records")
+    return _CLONE if _CLONE.is_dir() else _BESIDE / "bn_helpers_records"
 
 
 def read(name, where=None):

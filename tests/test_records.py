@@ -1,4 +1,9 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +70,23 @@ def test_numbers_that_json_lacks_are_refused(tmp_path, value):
 def test_a_record_stays_below_one_megabyte(tmp_path):
     with pytest.raises(records.RecordError, match="at most 1 MB"):
         records.write("run", command="", config={}, results=[{"x": "y" * 10**6}], where=tmp_path)
+
+
+def test_records_come_with_the_installed_package(tmp_path):
+    """Catches records that a notebook finds in the clone only, not on Colab."""
+    root = Path(records.__file__).resolve().parent.parent
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    for name in ("bn_helpers", "book/records"):
+        shutil.copytree(root / name, tmp_path / "clone" / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, tmp_path / "clone")
+    subprocess.run([*pip, "--target", tmp_path / "site", tmp_path / "clone"], check=True)
+    code = "from bn_helpers import records as r; print(r.__file__, r.read('bench_layers')['name'])"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    run = [sys.executable, "-c", code]
+    found = subprocess.run(run, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert found.stdout.split()[-1] == "bench_layers", found.stderr
+    assert str(tmp_path) in found.stdout
 
 
 @pytest.mark.parametrize("file", sorted(records.folder().glob("*.json")), ids=lambda f: f.stem)
