@@ -271,13 +271,14 @@ def _normalize_batch(x, weight, bias, eps):
 
 def _batch_statistics(x):
     """Mean and biased variance (C,), from centred values because E[x²] − E[x]² cancels."""
-    axes, dtype = _axes(x), _working_dtype(x)
+    dtype = _working_dtype(x)
     if x.numel() == 0:
         return x.new_zeros(x.shape[1], dtype=dtype), x.new_zeros(x.shape[1], dtype=dtype)
 
     def moments(x):
-        mean = x.mean(axes, dtype=dtype)
-        return mean, (x - _columns(x, mean)[0]).square_().mean(axes)
+        m = _values_per_channel(x)
+        mean = _sum(x, dtype) / m
+        return mean, _sum((x - _columns(x, mean)[0]).square_()) / m
 
     tiles = _tiles(x)
     if len(tiles) == 1:
@@ -291,10 +292,8 @@ def _batch_statistics(x):
 
 def _gradient_sums(x, dy, mean):
     """Sum of dy and of dy (x − mean), (C,) each."""
-    axes, (column,) = _axes(x), _columns(x, mean)
-    sums = [
-        (dy.sum(axes, dtype=mean.dtype), (x - column).mul_(dy).sum(axes)) for x, dy in _tiles(x, dy)
-    ]
+    (column,) = _columns(x, mean)
+    sums = [(_sum(dy, mean.dtype), _sum((x - column).mul_(dy))) for x, dy in _tiles(x, dy)]
     return sums[0] if len(sums) == 1 else [torch.stack(s).sum(0) for s in zip(*sums, strict=True)]
 
 
@@ -342,8 +341,12 @@ def _layout(x):
     return last if c == 1 and order == sorted(order) else torch.contiguous_format
 
 
-def _axes(x):
-    return 0 if x.dim() == 2 else (0, *range(2, x.dim()))
+def _sum(values, dtype=None):
+    """Sum over all axes but the channels', (C,)."""
+    places = tuple(range(2, values.dim()))
+    if places and _is_traced():  # in two steps the compiler's code is faster for channels_last
+        return values.sum(places, dtype=dtype).sum(0)
+    return values.sum((0, *places), dtype=dtype)
 
 
 def _columns(x, *vectors):
