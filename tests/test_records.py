@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -93,5 +94,6 @@ def test_records_come_with_the_installed_package(tmp_path):
 def test_the_books_records_can_be_trusted(file):
     """Catches an edit by hand, and a record made with uncommitted changes."""
     record = records.read(file.stem)
+    assert re.fullmatch("[0-9a-f]{12}", record["commit"])
     assert record["device"]
     assert record["versions"]["torch"]

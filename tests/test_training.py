@@ -28,7 +28,7 @@ def test_epochs_are_shuffled_anew():
     assert (first != second).any()
 
 
-def linear(images):
+def linear():
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
@@ -38,7 +38,7 @@ def linear(images):
 def test_the_loop_is_plain_sgd():
     """Catches a missing zero_grad, another loss, a step before the gradient."""
     split = data.load("digits").train
-    model, other = linear(split), linear(split)
+    model, other = linear(), linear()
     losses, looks = training.fit(
         model,
         split,
@@ -66,7 +66,7 @@ def test_the_loop_is_plain_sgd():
 def test_evaluation_happens_in_eval_mode_and_training_goes_on():
     split = data.load("digits").train
     modes = []
-    model = linear(split)
+    model = linear()
     training.fit(
         model,
         split,
