@@ -110,6 +110,37 @@ def load(name, *, seed=0):
     raise ValueError(f"unknown data {name!r}; expected 'digits' or 'mnist'")
 
 
+def checksum(name):
+    """SHA-256 (hex) of the images and labels of :func:`load`'s ``name``, as records state it."""
+    digest = hashlib.sha256()
+    for array in (array for split in load(name) for array in split):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def hold_out(split, count, *, seed=0):
+    """Divide ``split`` at random: all but ``count`` examples to train on, ``count`` to choose by.
+
+    Learning rates, settings and checkpoints are chosen on the second part, never on test images.
+
+    Returns
+    -------
+    train, held_out : two :class:`Split`.
+
+    Raises
+    ------
+    ValueError
+        count below 1 or leaving nothing to train on.
+    """
+    if not 1 <= count < len(split.labels):
+        raise ValueError(f"expected count between 1 and {len(split.labels) - 1}, got {count}")
+    order = np.random.default_rng(seed).permutation(len(split.labels))
+    keep, out = order[count:], order[:count]
+    return Split(split.images[keep], split.labels[keep]), Split(
+        split.images[out], split.labels[out]
+    )
+
+
 def _digits(seed):
     from sklearn.datasets import load_digits
 

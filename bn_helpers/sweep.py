@@ -1,0 +1,221 @@
+"""Many small fully connected networks trained at once, on shared mini-batches.
+
+M networks see the same examples, so the first layer of all of them is one matrix product, and the
+others are batched ones. Forward and backward are written out side by side; the update is plain SGD
+on the cross-entropy, as in the experiment of Ioffe & Szegedy (2015), §4.1, whose BN network takes
+Algorithm 1 in training and moving averages at test time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice, pairwise
+
+import numpy as np
+import torch
+
+from bn_helpers.training import minibatches
+
+CHUNK = 1000  # test images at once: 20 networks' activations stay within 10 MB
+
+
+@dataclass
+class Stack:
+    """M networks of the same form; every tensor is float32 and holds all of them.
+
+    ``weights``: the first (D, M·h), the others (M, in, out). ``shift``: beta where ``bn``, else
+    the bias, one (M, 1, out) for each layer, the last layer's included. ``gamma``,
+    ``running_mean``, ``running_var``: (M, 1, h) for each hidden layer, empty lists without BN.
+    """
+
+    bn: bool
+    activation: str
+    eps: float
+    momentum: float
+    weights: list
+    shift: list
+    gamma: list
+    running_mean: list
+    running_var: list
+
+    def __len__(self):
+        return len(self.shift[0])
+
+
+def networks(widths, *, sigma, seeds, bn, activation="sigmoid", eps=1e-5, momentum=0.1):
+    """New networks: weights N(0, σ²), biases and beta 0, gamma 1.
+
+    Parameters
+    ----------
+    widths : (D, hidden …, classes).
+    sigma, seeds : floats and ints, one for each network. A seed gives the same draws for any
+        sigma, with BN or without.
+    bn : bool, BN before each hidden activation, in place of its bias (§3.2).
+    activation : ``"sigmoid"`` or ``"relu"``.
+    eps, momentum : as in ``torch.nn.BatchNorm1d``.
+
+    Returns
+    -------
+    stack : :class:`Stack`.
+
+    Raises
+    ------
+    ValueError
+        not one sigma for each seed, or another activation.
+    """
+    if len(sigma) != len(seeds):
+        raise ValueError(f"expected one sigma for each of {len(seeds)} seeds, got {len(sigma)}")
+    if activation not in ("sigmoid", "relu"):
+        raise ValueError(f"expected activation 'sigmoid' or 'relu', got {activation!r}")
+    m, hidden = len(seeds), widths[1:-1]
+    rngs = [np.random.default_rng(seed) for seed in seeds]
+    weights = []
+    for shape in pairwise(widths):
+        draws = [s * rng.standard_normal(shape) for s, rng in zip(sigma, rngs, strict=True)]
+        weights.append(torch.from_numpy(np.stack(draws).astype(np.float32)))
+    weights[0] = weights[0].transpose(0, 1).reshape(widths[0], -1)
+    return Stack(
+        bn=bn,
+        activation=activation,
+        eps=eps,
+        momentum=momentum,
+        weights=weights,
+        shift=[torch.zeros(m, 1, width) for width in widths[1:]],
+        gamma=[torch.ones(m, 1, width) for width in hidden if bn],
+        running_mean=[torch.zeros(m, 1, width) for width in hidden if bn],
+        running_var=[torch.ones(m, 1, width) for width in hidden if bn],
+    )
+
+
+def train(stack, split, *, steps, batch_size, lr, rng, start=0, at=(), evaluate=None):
+    """Train every network of ``stack`` in place; all see the same mini-batches.
+
+    Parameters
+    ----------
+    split : ``data.Split``, images (N, C, H, W) float32 with D = C·H·W.
+    steps, batch_size, rng : as in ``training.minibatches``.
+    lr : float or M floats, the learning rates.
+    start : int, steps that the stack has behind it: with a fresh ``rng`` of the same seed the run
+        goes on bitwise as if it had not been interrupted.
+    at, evaluate : ``evaluate(stack)`` is called after each of the steps ``at`` (0: before the
+        first).
+
+    Returns
+    -------
+    evaluations : list of (step, evaluate(stack)).
+    """
+    inputs, labels = torch.from_numpy(split.images).flatten(1), torch.from_numpy(split.labels)
+    # A pixel that no training image has on never gets a gradient: leave it out of the products.
+    alive = inputs.any(dim=0).nonzero()[:, 0]
+    inputs, full = inputs.index_select(1, alive), stack.weights[0]
+    stack.weights[0] = full[alive]
+    lr = torch.as_tensor(lr, dtype=torch.float32).reshape(-1, 1, 1)
+    at, evaluations = set(at), []
+
+    def look(step):
+        if step in at:
+            full[alive] = stack.weights[0]
+            first, stack.weights[0] = stack.weights[0], full
+            evaluations.append((step, evaluate(stack)))
+            stack.weights[0] = first
+
+    try:
+        if start == 0:
+            look(0)
+        batches = islice(minibatches(len(labels), batch_size, steps, rng), start, None)
+        for step, batch in enumerate(batches, start + 1):
+            batch = torch.from_numpy(batch)
+            _step(stack, inputs.index_select(0, batch), labels[batch], lr)
+            look(step)
+    finally:
+        full[alive] = stack.weights[0]
+        stack.weights[0] = full
+    return evaluations
+
+
+def _step(stack, x, labels, lr):
+    """One step of SGD: x (m, D), labels (m,), lr (M or 1, 1, 1)."""
+    m = len(x)
+    passed, a = [], x
+    for layer, w in enumerate(stack.weights[:-1]):
+        z = _product(a, w, len(stack))
+        if stack.bn:
+            mean = z.mean(dim=1, keepdim=True)
+            z -= mean
+            var = torch.square(z).mean(dim=1, keepdim=True)
+            stack.running_mean[layer].lerp_(mean, stack.momentum)
+            stack.running_var[layer].lerp_(var * (m / (m - 1)), stack.momentum)
+            inv_std = torch.rsqrt(var + stack.eps)
+            x_hat = z.mul_(inv_std)
+            y = torch.addcmul(stack.shift[layer], x_hat, stack.gamma[layer])
+        else:
+            x_hat = inv_std = None
+            y = z.add_(stack.shift[layer])
+        y = y.sigmoid_() if stack.activation == "sigmoid" else y.relu_()
+        passed.append((a, x_hat, inv_std, y))
+        a = y
+    d = torch.softmax(torch.baddbmm(stack.shift[-1], a, stack.weights[-1]), dim=2)
+    d[:, torch.arange(m), labels] -= 1
+    # Everything below is linear in d: scaled here, each gradient comes out times its rate.
+    d *= lr / m
+    stack.shift[-1] -= d.sum(dim=1, keepdim=True)
+    d = _back(stack.weights[-1], a, d)
+    for layer in range(len(passed) - 1, -1, -1):
+        a, x_hat, inv_std, y = passed[layer]
+        d *= torch.addcmul(y, y, y, value=-1) if stack.activation == "sigmoid" else y > 0
+        sum_d = d.sum(dim=1, keepdim=True)
+        if stack.bn:  # §3's six equations, collapsed as in chapter 03
+            sum_dx = (d * x_hat).sum(dim=1, keepdim=True)
+            d -= sum_d / m
+            d.addcmul_(x_hat, sum_dx / -m)
+            d *= stack.gamma[layer] * inv_std
+            stack.gamma[layer] -= sum_dx
+        stack.shift[layer] -= sum_d
+        if layer:
+            d = _back(stack.weights[layer], a, d)
+    stack.weights[0].addmm_(x.T, d.transpose(0, 1).reshape(m, -1), alpha=-1)
+
+
+def _back(w, a, d):
+    """Update w (M, in, out) by its input a and its output's gradient d; return a's gradient."""
+    before = torch.bmm(d, w.transpose(1, 2))
+    w.baddbmm_(a.transpose(1, 2), d, alpha=-1)
+    return before
+
+
+def _product(a, w, networks):
+    """a @ w for all networks, (M, m, out); shared inputs (m, D) meet w (D, M·out)."""
+    if a.dim() == 3:
+        return torch.bmm(a, w)
+    return (a @ w).view(len(a), networks, -1).transpose(0, 1).contiguous()
+
+
+def forward(stack, images):
+    """What every network makes of ``images`` (N, C, H, W) at test time.
+
+    Returns
+    -------
+    sigmoid_inputs : list of float32 tensors (M, N, h), what each hidden activation is given.
+    logits : float32 tensor (M, N, classes).
+    """
+    a, given = torch.from_numpy(images).flatten(1), []
+    for layer, w in enumerate(stack.weights[:-1]):
+        z = _product(a, w, len(stack))
+        if stack.bn:
+            scale = stack.gamma[layer] * torch.rsqrt(stack.running_var[layer] + stack.eps)
+            z = torch.addcmul(stack.shift[layer], z - stack.running_mean[layer], scale)
+        else:
+            z = z + stack.shift[layer]
+        given.append(z)
+        a = torch.sigmoid(z) if stack.activation == "sigmoid" else torch.relu(z)
+    return given, torch.baddbmm(stack.shift[-1], a, stack.weights[-1])
+
+
+def accuracy(stack, split):
+    """Share of ``split`` that each network classifies correctly, float array (M,)."""
+    right = np.zeros(len(stack))
+    for start in range(0, len(split.labels), CHUNK):
+        _, logits = forward(stack, split.images[start : start + CHUNK])
+        labels = torch.from_numpy(split.labels[start : start + CHUNK])
+        right += (logits.argmax(dim=2) == labels).sum(dim=1).numpy()
+    return right / len(split.labels)

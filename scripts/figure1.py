@@ -1,0 +1,198 @@
+"""Train Figure 1's networks on binary MNIST and store what comes out as records.
+
+    python scripts/figure1.py grid      learning rates × initial σ, with and without BN
+    python scripts/figure1.py runs      the candidates for the paper's setting, 50,000 steps
+    python scripts/figure1.py inputs    what the paper leaves open, at the chosen setting
+
+Finished parts and, every 20 s, the state of an unfinished one lie in _build/figure1; a run that was
+stopped goes on from there when its command is given again. `--workers 2` uses two processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import Manager
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from bn_helpers import data, records, sweep
+
+PARTS = Path(__file__).resolve().parent.parent / "_build" / "figure1"
+WIDTHS = (784, 100, 100, 100, 10)
+BATCH_SIZE = 60
+HELD_OUT = 5000
+PANEL_IMAGES = 2000
+SAVE_EVERY = 20  # seconds
+EARLY = (*range(0, 1001, 200), *range(1250, 3001, 250), 3580)  # 3,580: the first printed step
+
+LATE = range(3500, 12_501, 500)
+NETWORKS = (
+    "784-100-100-100-10, sigmoid, W ~ N(0, σ²), b = β = 0, γ = 1, ε = 1e-5, momentum 0.1, "
+    "plain SGD, batches of 60"
+)
+GRID = {
+    "networks": NETWORKS,
+    "input": "binary: 1 where the pixel is above 127",
+    "train": "55,000 of MNIST's training images; 5,000 held out; 10,000 test images",
+    "lr": [0.1, 0.2, 0.3, 0.5, 1.0, 3.0, 10.0],
+    "sigma": [0.01, 0.03, 0.05, 0.07, 0.1, 0.2],
+    "at": sorted({*EARLY, *LATE}),
+}
+
+
+def binary(split):
+    return data.Split((split.images > 0.5).astype(np.float32), split.labels)
+
+
+def images(job):
+    """Training images, and those that accuracy is taken on, by name."""
+    mnist = data.load("mnist")
+    prepare = (lambda split: split) if job["input"] == "grey" else binary
+    train, test = prepare(mnist.train), prepare(mnist.test)
+    if not job["held_out"]:
+        return train, {"test": test}
+    train, held_out = data.hold_out(train, HELD_OUT)
+    return train, {"test": test, "held_out": held_out}
+
+
+def look(stack, splits):
+    """Accuracies, and percentiles of the last hidden layer's sigmoid inputs on test images."""
+    seen = {name: sweep.accuracy(stack, split).round(4).tolist() for name, split in splits.items()}
+    given, _ = sweep.forward(stack, splits["test"].images[:PANEL_IMAGES])
+    # (3, M, h): the {15, 50, 85}th of each unit
+    percentiles = np.percentile(given[-1].numpy(), [15, 50, 85], axis=1)
+    seen["unit"] = percentiles[:, :, 0].T.round(3).tolist()
+    spread = percentiles[2] - percentiles[0]
+    seen["spread"] = np.median(spread, axis=1).round(3).tolist()
+    # (M, 9): how the 100 units differ in each percentile
+    units = np.percentile(percentiles, [10, 50, 90], axis=2)
+    seen["units"] = units.transpose(2, 1, 0).reshape(len(stack), 9).round(2).tolist()
+    return seen
+
+
+def run(job, steps_done):
+    """Train one stack and return a row for each network; go on where an earlier run stopped.
+
+    ``steps_done`` is a queue that is told of the steps × networks behind us.
+    """
+    torch.set_num_threads(1)
+    done, partial = PARTS / f"{job['name']}.json", PARTS / f"{job['name']}.pt"
+    if done.is_file() and (stored := json.loads(done.read_text()))["job"] == job:
+        steps_done.put(job["at"][-1] * len(job["lr"]))
+        return stored["rows"]
+    train, splits = images(job)
+    stack = sweep.networks(WIDTHS, sigma=job["sigma"], seeds=job["seeds"], bn=job["bn"])
+    step, seen = 0, [look(stack, splits)]
+    if partial.is_file():
+        state = torch.load(partial, weights_only=True)
+        if state["job"] == job:
+            step, seen = state["step"], state["seen"]
+            for name, tensors in state["stack"].items():
+                setattr(stack, name, tensors)
+    saved = time.monotonic()
+
+    def evaluate(stack):
+        nonlocal saved
+        seen.append(look(stack, splits))
+        reached = job["at"][len(seen) - 1]
+        steps_done.put((reached - job["at"][len(seen) - 2]) * len(stack))
+        if time.monotonic() - saved > SAVE_EVERY:
+            tensors = {k: v for k, v in vars(stack).items() if isinstance(v, list)}
+            state = {"job": job, "step": reached, "seen": seen, "stack": tensors}
+            torch.save(state, partial.with_suffix(".new"))
+            os.replace(partial.with_suffix(".new"), partial)
+            saved = time.monotonic()
+
+    steps_done.put(step * len(stack))
+    sweep.train(
+        stack,
+        train,
+        steps=job["at"][-1],
+        start=step,
+        batch_size=BATCH_SIZE,
+        lr=job["lr"],
+        rng=np.random.default_rng([job["order"], 1]),
+        at=[s for s in job["at"] if s > step],
+        evaluate=evaluate,
+    )
+    rows = [
+        {
+            **{key: job[key][i] for key in ("sigma", "lr")},
+            "seed": job["seeds"][i],
+            **{key: job[key] for key in ("bn", "order", "input")},
+            **{key: [view[key][i] for view in seen] for key in seen[0]},
+        }
+        for i in range(len(stack))
+    ]
+    done.with_suffix(".new").write_text(json.dumps({"job": job, "rows": rows}))
+    os.replace(done.with_suffix(".new"), done)
+    partial.unlink(missing_ok=True)
+    return rows
+
+
+def grid_jobs():
+    """Per seed and variant three stacks, of two σ and all rates each."""
+    for seed in range(5):
+        for bn in (False, True):
+            for i in range(0, len(GRID["sigma"]), 2):
+                pairs = [(s, lr) for s in GRID["sigma"][i : i + 2] for lr in GRID["lr"]]
+                yield {
+                    "name": f"grid-{'bn' if bn else 'raw'}-{seed}-{i}",
+                    "bn": bn,
+                    "sigma": [s for s, _ in pairs],
+                    "lr": [lr for _, lr in pairs],
+                    "seeds": [seed] * len(pairs),
+                    "order": seed,
+                    "input": "binary",
+                    "held_out": True,
+                    "at": GRID["at"],
+                }
+
+
+def run_all(jobs, workers):
+    """Rows of all jobs, in the jobs' order; a progress bar counts networks × steps."""
+    PARTS.mkdir(parents=True, exist_ok=True)
+    total = sum(job["at"][-1] * len(job["lr"]) for job in jobs)
+    with (
+        Manager() as manager,
+        ProcessPoolExecutor(workers) as pool,
+        tqdm(total=total, unit="step", unit_scale=True) as bar,
+    ):
+        steps_done = manager.Queue()
+        waiting = [pool.submit(run, job, steps_done) for job in jobs]
+        while not all(job.done() for job in waiting) or not steps_done.empty():
+            with suppress(queue.Empty):
+                bar.update(steps_done.get(timeout=1))
+        return [row for job in waiting for row in job.result()]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=["grid"])
+    parser.add_argument("--workers", type=int, default=1)
+    args = parser.parse_args()
+    rows = run_all(list(grid_jobs()), args.workers)
+    for row in rows:
+        del row["unit"], row["units"]
+    file = records.write(
+        "figure1_grid",
+        command="python scripts/figure1.py grid",
+        config=GRID,
+        seeds=sorted({row["seed"] for row in rows}),
+        data={"mnist": data.checksum("mnist")},
+        results=rows,
+    )
+    print(f"stored {file.name}")
+
+
+if __name__ == "__main__":
+    main()
