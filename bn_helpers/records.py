@@ -130,6 +130,46 @@ def write(name, *, command, config, results, seeds=(), data=None, device=None, w
     return file
 
 
+def verify(record, again, *, index, data, tolerance):
+    """Say whether a slice of a record, run again, comes out the same; print the verdict.
+
+    Parameters
+    ----------
+    record : dict, as :func:`read` returns it.
+    again : dict, key of a row → list of numbers, the slice: as many as were run again, from the
+        start of the stored list on.
+    index : int, the row of ``record["results"]``.
+    data : dict, data set's name → SHA-256 of what the slice ran on.
+    tolerance : float, largest absolute difference that rounding on another machine explains.
+
+    Raises
+    ------
+    RecordError
+        the record was made on other data; the row lacks a key or is shorter; a number differs.
+    """
+    name, row = record["name"], record["results"][index]
+    if record["data"] != data:
+        raise RecordError(
+            f"{name}: expected the data it was made on, {record['data']}, got {data}; "
+            f"load that, or run {record['command']!r} again"
+        )
+    for key, numbers in again.items():
+        stored = row.get(key, [])
+        if len(stored) < len(numbers):
+            raise RecordError(
+                f"{name}: expected {key!r} of row {index} to hold {len(numbers)} numbers or more, "
+                f"got {len(stored)}; one of {sorted(row)}, or a shorter slice"
+            )
+        for at, (old, new) in enumerate(zip(stored, numbers, strict=False)):
+            if not abs(old - new) <= tolerance:
+                raise RecordError(
+                    f"{name}: {key!r} of row {index}, number {at}: stored {old}, got {new}, which "
+                    f"is more than {tolerance} off; run {record['command']!r} again"
+                )
+    slices = ", ".join(f"{len(numbers)} × {key}" for key, numbers in again.items())
+    print(f"{name}, row {index} run again: {slices} the same within {tolerance}")
+
+
 def measured(id, value, spread=None, *, what, holds, data, seeds=0, form=".3g"):
     """Show what was measured about a claim, and store it in the notebook for the claims page.
 

@@ -116,8 +116,10 @@ def train(stack, split, *, steps, batch_size, lr, rng, start=0, at=(), evaluate=
         if step in at:
             full[alive] = stack.weights[0]
             first, stack.weights[0] = stack.weights[0], full
-            evaluations.append((step, evaluate(stack)))
-            stack.weights[0] = first
+            try:
+                evaluations.append((step, evaluate(stack)))
+            finally:
+                stack.weights[0] = first
 
     try:
         if start == 0:

@@ -1,6 +1,6 @@
 """Measure speeds as ratios, print them as tables and store them as records (`make bench`).
 
-    python scripts/bench.py [layers] [whitening] [folding]     (default: all three)
+    python scripts/bench.py [layers] [whitening] [folding] [sweep]     (default: all)
 
 All implementations of one row take turns, round by round, so that a busy moment of the machine
 meets all of them; a ratio is the median of the rounds' ratios. One thread.
@@ -15,14 +15,16 @@ import sys
 import time
 import tracemalloc
 from functools import partial
+from itertools import islice
 from statistics import median
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from bn_helpers import layers, records, reference, whitening
+from bn_helpers import data, layers, records, reference, sweep, whitening
 
 CASES = [  # layout, shape, pages; "new" first, since malloc never unlearns what it has kept
     ("NCHW", (32, 64, 56, 56), "new"),
@@ -245,7 +247,70 @@ def _folding_calls(shape):
     return {"separate": separate, "folded": together}
 
 
-SUITES = {"layers": bench_layers, "whitening": bench_whitening, "folding": bench_folding}
+def bench_sweep(rounds=7, networks=20, steps=100):
+    """Figure 1's networks on random binary images: a plain loop for one against a stack."""
+    rng, results = np.random.default_rng(0), []
+    images = (rng.random((60_000, 1, 28, 28)) < 0.13).astype(np.float32)
+    split = data.Split(images, rng.integers(10, size=len(images)))
+    print("\nFigure 1's network, seconds for 1,000 steps of one model, and the ratio")
+    for bn in (False, True):
+        plain = partial(_plain_loop, _plain_network(bn), split, steps)
+        stack = sweep.networks(
+            (784, 100, 100, 100, 10), sigma=[0.1] * networks, seeds=range(networks), bn=bn
+        )
+        together = partial(
+            sweep.train, stack, split, batch_size=60, lr=0.1, rng=np.random.default_rng(0)
+        )
+        # What train() does once, before its first step, is no part of a step.
+        calls = {"plain": plain, "stack": partial(together, steps=steps + 1)}
+        calls |= {"set-up": partial(together, steps=1)}
+        seconds = interleaved(calls, rounds)
+        per_model = [
+            (b - c) / networks for b, c in zip(seconds["stack"], seconds["set-up"], strict=True)
+        ]
+        results.append(
+            {
+                "bn": bn,
+                "networks": networks,
+                "plain_s": median(seconds["plain"]) * 1000 / steps,
+                "stack_s": median(per_model) * 1000 / steps,
+                "ratio": median(a / b for a, b in zip(seconds["plain"], per_model, strict=True)),
+            }
+        )
+        row = results[-1]
+        print(
+            f"{'with BN' if bn else 'without':>8}: plain {row['plain_s']:.2f}, "
+            f"stack {row['stack_s']:.2f}, ratio {row['ratio']:.2f}"
+        )
+    return {"rounds": rounds, "steps": steps, "batch_size": 60, "dtype": "float32"}, results
+
+
+def _plain_network(bn):
+    def hidden(fan_in):
+        linear = nn.Linear(fan_in, 100, bias=not bn)
+        return [linear, *([nn.BatchNorm1d(100)] if bn else []), nn.Sigmoid()]
+
+    return nn.Sequential(*hidden(784), *hidden(100), *hidden(100), nn.Linear(100, 10))
+
+
+def _plain_loop(model, split, steps):
+    """What one writes first: DataLoader, Sequential, SGD."""
+    pairs = TensorDataset(torch.from_numpy(split.images).flatten(1), torch.from_numpy(split.labels))
+    loader = DataLoader(pairs, batch_size=60, shuffle=True, drop_last=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for x, labels in islice(loader, steps):
+        loss = F.cross_entropy(model(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+SUITES = {
+    "layers": bench_layers,
+    "whitening": bench_whitening,
+    "folding": bench_folding,
+    "sweep": bench_sweep,
+}
 
 
 def main(arguments):

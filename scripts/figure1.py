@@ -2,7 +2,6 @@
 
     python scripts/figure1.py grid      learning rates × initial σ, with and without BN
     python scripts/figure1.py runs      the candidates for the paper's setting, 50,000 steps
-    python scripts/figure1.py inputs    what the paper leaves open, at the chosen setting
 
 Finished parts and, every 20 s, the state of an unfinished one lie in _build/figure1; a run that was
 stopped goes on from there when its command is given again. `--workers 2` uses two processes.
@@ -46,6 +45,14 @@ GRID = {
     "lr": [0.1, 0.2, 0.3, 0.5, 1.0, 3.0, 10.0],
     "sigma": [0.01, 0.03, 0.05, 0.07, 0.1, 0.2],
     "at": sorted({*EARLY, *LATE}),
+}
+
+RUNS = {
+    "networks": NETWORKS,
+    "input": GRID["input"],
+    "train": "MNIST's 60,000 training images; 10,000 test images",
+    "sigma, lr": [[0.05, 0.2], [0.1, 0.1]],
+    "at": sorted({*EARLY, *LATE, *range(13_000, 50_001, 1000)}),
 }
 
 
@@ -158,6 +165,25 @@ def grid_jobs():
                 }
 
 
+def runs_jobs():
+    """Per batch order and variant one stack: two seeds of each pair."""
+    for order in range(5):
+        for bn in (False, True):
+            networks = [(*pair, 2 * order + i) for pair in RUNS["sigma, lr"] for i in range(2)]
+            sigma, lr, seeds = zip(*networks, strict=True)
+            yield {
+                "name": f"runs-{'bn' if bn else 'raw'}-{order}",
+                "bn": bn,
+                "sigma": list(sigma),
+                "lr": list(lr),
+                "seeds": list(seeds),
+                "order": order,
+                "input": "binary",
+                "held_out": False,
+                "at": RUNS["at"],
+            }
+
+
 def run_all(jobs, workers):
     """Rows of all jobs, in the jobs' order; a progress bar counts networks × steps."""
     PARTS.mkdir(parents=True, exist_ok=True)
@@ -177,16 +203,21 @@ def run_all(jobs, workers):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["grid"])
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("what", choices=["grid", "runs"])
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     args = parser.parse_args()
-    rows = run_all(list(grid_jobs()), args.workers)
+    jobs, config, left_out = {
+        "grid": (grid_jobs, GRID, ("unit", "units")),
+        "runs": (runs_jobs, RUNS, ()),
+    }[args.what]
+    rows = run_all(list(jobs()), args.workers)
     for row in rows:
-        del row["unit"], row["units"]
+        for key in left_out:
+            del row[key]
     file = records.write(
-        "figure1_grid",
-        command="python scripts/figure1.py grid",
-        config=GRID,
+        f"figure1_{args.what}",
+        command=f"python scripts/figure1.py {args.what}",
+        config=config,
         seeds=sorted({row["seed"] for row in rows}),
         data={"mnist": data.checksum("mnist")},
         results=rows,

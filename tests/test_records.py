@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bn_helpers import records
@@ -97,3 +98,80 @@ def test_the_books_records_can_be_trusted(file):
     assert re.fullmatch("[0-9a-f]{12}", record["commit"])
     assert record["device"]
     assert record["versions"]["torch"]
+
+
+def test_a_slice_that_comes_out_the_same_is_verified(stored, tmp_path, capsys):
+    record = records.read("run", tmp_path)
+    record["results"] = [{"loss": [3.0, 2.0, 1.0]}, {"loss": [5.0, 4.0]}]
+    records.verify(record, {"loss": [5.0]}, index=1, data={"digits": "ab"}, tolerance=0.01)
+    records.verify(record, {"loss": [3.0, 2.009]}, index=0, data={"digits": "ab"}, tolerance=0.01)
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "run, row 0 run again: 2 × loss the same within 0.01"
+    )
+
+
+@pytest.mark.parametrize(
+    ("again", "data", "message"),
+    [
+        ({"loss": [3.0, 2.02]}, "ab", "number 1: stored 2.0, got 2.02, which is more than 0.01"),
+        ({"loss": [float("nan")]}, "ab", "stored 3.0, got nan"),
+        ({"loss": [3.0] * 4}, "ab", "hold 4 numbers or more, got 3"),
+        ({"lost": [3.0]}, "ab", r"got 0; one of \['loss'\]"),
+        ({"loss": [3.0]}, "cd", "expected the data it was made on"),
+    ],
+    ids=["another-number", "nan", "too-short", "no-such-key", "other-data"],
+)
+def test_a_slice_that_does_not_is_refused(stored, tmp_path, again, data, message):
+    record = records.read("run", tmp_path)
+    record["results"] = [{"loss": [3.0, 2.0, 1.0]}]
+    with pytest.raises(records.RecordError, match=message):
+        records.verify(record, again, index=0, data={"digits": data}, tolerance=0.01)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What measured() shows, as a list of (text, JSON)."""
+    import IPython.display
+
+    seen = []
+
+    def display(bundle, raw):
+        assert raw
+        seen.append((bundle["text/plain"], bundle[records.MEASURED]))
+
+    monkeypatch.setattr(IPython.display, "display", display)
+    return seen
+
+
+def test_measured_shows_and_stores_the_same(shown):
+    records.measured(
+        "B1",
+        {"without": 140.2, "with": None},
+        {"without": (120, 160), "with": (40.4, None)},
+        what="steps",
+        holds=np.bool_(False),
+        data="digits",
+        seeds=5,
+        form=".0f",
+    )
+    text, row = shown[0]
+    assert text == (
+        "B1 · steps: without 140 (120 to 160), with never (40 to never); "
+        "5 seeds, digits: does not hold"
+    )
+    assert row["figures"] == ["without 140 (120 to 160)", "with never (40 to never)"]
+    assert row["holds"] is False  # not NumPy's, which JSON refuses
+    json.dumps(row)
+    records.measured("B1", 0.1234, what="gap", holds=True, data="toy numbers")
+    assert shown[1][0] == "B1 · gap: 0.123; toy numbers: holds"
+
+
+def test_measured_refuses_what_does_not_fit_together(shown):
+    about = {"what": "steps", "holds": True, "data": "digits"}
+    with pytest.raises(ValueError, match="expected a spread for"):
+        records.measured("B1", {"a": 1, "b": 2}, {"a": (0, 2)}, seeds=5, **about)
+    with pytest.raises(ValueError, match="spread over the 5 seeds, got None"):
+        records.measured("B1", 3, seeds=5, **about)
+    with pytest.raises(ValueError, match="expected 1 to 2 to hold the value, got 3"):
+        records.measured("B1", 3, (1, 2), seeds=5, **about)
+    assert not shown
