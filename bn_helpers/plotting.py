@@ -77,3 +77,26 @@ def band(ax, x, runs, *, label, color, linestyle="-", marker=None, markersize=4)
         marker=marker,
         markersize=markersize,
     )
+
+
+def number_map(ax, table, rows, columns, *, form=".2f", limits=None, title=None, never="never"):
+    """Draw ``table`` (rows, columns) as coloured cells with their numbers; low values are dark.
+
+    ``rows`` and ``columns`` label the ticks; ``limits`` (low, high) fixes the colours; a value that
+    is infinite or NaN is a white cell that says ``never``.
+    """
+    table = np.asarray(table, dtype=float)
+    finite = np.isfinite(table)
+    low, high = limits or (table[finite].min(), table[finite].max())
+    colours = plt.get_cmap("viridis").with_extremes(bad="white")
+    shown = np.ma.masked_where(~finite, table)
+    ax.imshow(shown, cmap=colours, vmin=low, vmax=high, aspect="auto")
+    for (i, j), value in np.ndenumerate(table):
+        dark = finite[i, j] and value < low + 0.6 * (high - low)
+        text = format(value, form) if finite[i, j] else never
+        size = 8 if len(text) < 6 else 7
+        ax.text(j, i, text, ha="center", va="center", size=size, color="w" if dark else "k")
+    ax.set_xticks(range(len(columns)), [f"{c:g}" for c in columns])
+    ax.set_yticks(range(len(rows)), [f"{r:g}" for r in rows])
+    ax.grid(False)
+    ax.set_title(title)
