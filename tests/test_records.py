@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import re
 import shutil
@@ -146,8 +147,8 @@ def shown(monkeypatch):
 def test_measured_shows_and_stores_the_same(shown):
     records.measured(
         "B1",
-        {"without": 140.2, "with": None},
-        {"without": (120, 160), "with": (40.4, None)},
+        {"without": 140.2, "with": math.inf},
+        {"without": (120, 160), "with": (40.4, math.inf)},
         what="steps",
         holds=np.bool_(False),
         data="digits",
