@@ -51,7 +51,7 @@ RUNS = {
     "networks": NETWORKS,
     "input": GRID["input"],
     "train": "MNIST's 60,000 training images; 10,000 test images",
-    "sigma, lr": [[0.06, 0.1], [0.07, 0.1], [0.1, 0.1], [0.04, 0.2]],
+    "sigma, lr": [[0.06, 0.1], [0.1, 0.1], [0.04, 0.2]],
     "at": sorted({*EARLY, *LATE, *range(13_000, 50_001, 1000)}),
 }
 
