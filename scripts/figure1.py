@@ -51,7 +51,7 @@ RUNS = {
     "networks": NETWORKS,
     "input": GRID["input"],
     "train": "MNIST's 60,000 training images; 10,000 test images",
-    "sigma, lr": [[0.06, 0.1], [0.1, 0.1], [0.04, 0.2]],
+    "sigma, lr": [[0.06, 0.1], [0.1, 0.1], [0.04, 0.2], [0.058, 0.1]],
     "at": sorted({*EARLY, *LATE, *range(13_000, 50_001, 1000)}),
 }
 
@@ -166,22 +166,24 @@ def grid_jobs():
 
 
 def runs_jobs():
-    """Per batch order and variant one stack: two seeds of each pair."""
+    """Per batch order and variant: two seeds of each pair, three pairs a stack."""
     for order in range(5):
         for bn in (False, True):
-            networks = [(*pair, 2 * order + i) for pair in RUNS["sigma, lr"] for i in range(2)]
-            sigma, lr, seeds = zip(*networks, strict=True)
-            yield {
-                "name": f"runs-{'bn' if bn else 'raw'}-{order}",
-                "bn": bn,
-                "sigma": list(sigma),
-                "lr": list(lr),
-                "seeds": list(seeds),
-                "order": order,
-                "input": "binary",
-                "held_out": False,
-                "at": RUNS["at"],
-            }
+            for i in range(0, len(RUNS["sigma, lr"]), 3):
+                pairs = RUNS["sigma, lr"][i : i + 3]
+                networks = [(*pair, 2 * order + k) for pair in pairs for k in range(2)]
+                sigma, lr, seeds = zip(*networks, strict=True)
+                yield {
+                    "name": f"runs-{'bn' if bn else 'raw'}-{order}-{i}",
+                    "bn": bn,
+                    "sigma": list(sigma),
+                    "lr": list(lr),
+                    "seeds": list(seeds),
+                    "order": order,
+                    "input": "binary",
+                    "held_out": False,
+                    "at": RUNS["at"],
+                }
 
 
 def run_all(jobs, workers):
