@@ -21,7 +21,7 @@ CHUNK = 1000  # test images at once: 20 networks' activations stay within 10 MB
 
 @dataclass
 class Stack:
-    """M networks of the same form; every tensor is float32 and holds all of them.
+    """M networks of the same form; every tensor holds all of them, in one dtype.
 
     ``weights``: the first (D, M·h), the others (M, in, out). ``shift``: beta where ``bn``, else
     the bias, one (M, 1, out) for each layer, the last layer's included. ``gamma``,
@@ -42,7 +42,7 @@ class Stack:
         return len(self.shift[0])
 
 
-def networks(widths, *, sigma, seeds, bn, activation="sigmoid", eps=1e-5, momentum=0.1):
+def networks(widths, *, sigma, seeds, bn, activation="sigmoid", eps=1e-5, momentum=0.1, dtype=None):
     """New networks: weights N(0, σ²), biases and beta 0, gamma 1.
 
     Parameters
@@ -53,6 +53,8 @@ def networks(widths, *, sigma, seeds, bn, activation="sigmoid", eps=1e-5, moment
     bn : bool, BN before each hidden activation, in place of its bias (§3.2).
     activation : ``"sigmoid"`` or ``"relu"``.
     eps, momentum : as in ``torch.nn.BatchNorm1d``.
+    dtype : ``torch.dtype``; default float32. Two machines that round differently agree for longer
+        in float64.
 
     Returns
     -------
@@ -67,12 +69,12 @@ def networks(widths, *, sigma, seeds, bn, activation="sigmoid", eps=1e-5, moment
         raise ValueError(f"expected one sigma for each of {len(seeds)} seeds, got {len(sigma)}")
     if activation not in ("sigmoid", "relu"):
         raise ValueError(f"expected activation 'sigmoid' or 'relu', got {activation!r}")
-    m, hidden = len(seeds), widths[1:-1]
+    m, hidden, dtype = len(seeds), widths[1:-1], dtype or torch.float32
     rngs = [np.random.default_rng(seed) for seed in seeds]
     weights = []
     for shape in pairwise(widths):
         draws = [s * rng.standard_normal(shape) for s, rng in zip(sigma, rngs, strict=True)]
-        weights.append(torch.from_numpy(np.stack(draws).astype(np.float32)))
+        weights.append(torch.from_numpy(np.stack(draws)).to(dtype))
     weights[0] = weights[0].transpose(0, 1).reshape(widths[0], -1)
     return Stack(
         bn=bn,
@@ -80,10 +82,10 @@ def networks(widths, *, sigma, seeds, bn, activation="sigmoid", eps=1e-5, moment
         eps=eps,
         momentum=momentum,
         weights=weights,
-        shift=[torch.zeros(m, 1, width) for width in widths[1:]],
-        gamma=[torch.ones(m, 1, width) for width in hidden if bn],
-        running_mean=[torch.zeros(m, 1, width) for width in hidden if bn],
-        running_var=[torch.ones(m, 1, width) for width in hidden if bn],
+        shift=[torch.zeros(m, 1, width, dtype=dtype) for width in widths[1:]],
+        gamma=[torch.ones(m, 1, width, dtype=dtype) for width in hidden if bn],
+        running_mean=[torch.zeros(m, 1, width, dtype=dtype) for width in hidden if bn],
+        running_var=[torch.ones(m, 1, width, dtype=dtype) for width in hidden if bn],
     )
 
 
@@ -92,7 +94,7 @@ def train(stack, split, *, steps, batch_size, lr, rng, start=0, at=(), evaluate=
 
     Parameters
     ----------
-    split : ``data.Split``, images (N, C, H, W) float32 with D = C·H·W.
+    split : ``data.Split``, images (N, C, H, W) with D = C·H·W.
     steps, batch_size, rng : as in ``training.minibatches``.
     lr : float or M floats, the learning rates.
     start : int, steps that the stack has behind it: with a fresh ``rng`` of the same seed the run
@@ -104,12 +106,13 @@ def train(stack, split, *, steps, batch_size, lr, rng, start=0, at=(), evaluate=
     -------
     evaluations : list of (step, evaluate(stack)).
     """
-    inputs, labels = torch.from_numpy(split.images).flatten(1), torch.from_numpy(split.labels)
+    dtype, labels = stack.weights[0].dtype, torch.from_numpy(split.labels)
+    inputs = torch.from_numpy(split.images).flatten(1).to(dtype)
     # A pixel that no training image has on never gets a gradient: leave it out of the products.
     alive = inputs.any(dim=0).nonzero()[:, 0]
     inputs, full = inputs.index_select(1, alive), stack.weights[0]
     stack.weights[0] = full[alive]
-    lr = torch.as_tensor(lr, dtype=torch.float32).reshape(-1, 1, 1)
+    lr = torch.as_tensor(lr, dtype=dtype).reshape(-1, 1, 1)
     at, evaluations = set(at), []
 
     def look(step):
@@ -197,10 +200,10 @@ def forward(stack, images):
 
     Returns
     -------
-    sigmoid_inputs : list of float32 tensors (M, N, h), what each hidden activation is given.
-    logits : float32 tensor (M, N, classes).
+    sigmoid_inputs : list of tensors (M, N, h), what each hidden activation is given.
+    logits : tensor (M, N, classes).
     """
-    a, given = torch.from_numpy(images).flatten(1), []
+    a, given = torch.from_numpy(images).flatten(1).to(stack.weights[0].dtype), []
     for layer, w in enumerate(stack.weights[:-1]):
         z = _product(a, w, len(stack))
         if stack.bn:
