@@ -108,41 +108,27 @@ def train(stack, split, *, steps, batch_size, lr, rng, start=0, at=(), evaluate=
     """
     dtype, labels = stack.weights[0].dtype, torch.from_numpy(split.labels)
     inputs = torch.from_numpy(split.images).flatten(1).to(dtype)
-    # A pixel that no training image has on never gets a gradient: leave it out of the products.
-    alive = inputs.any(dim=0).nonzero()[:, 0]
-    inputs, full = inputs.index_select(1, alive), stack.weights[0]
-    stack.weights[0] = full[alive]
     lr = torch.as_tensor(lr, dtype=dtype).reshape(-1, 1, 1)
     at, evaluations = set(at), []
-
-    def look(step):
+    if start == 0 and 0 in at:
+        evaluations.append((0, evaluate(stack)))
+    batches = islice(minibatches(len(labels), batch_size, steps, rng), start, None)
+    for step, batch in enumerate(batches, start + 1):
+        batch = torch.from_numpy(batch)
+        _step(stack, inputs.index_select(0, batch), labels[batch], lr)
         if step in at:
-            full[alive] = stack.weights[0]
-            first, stack.weights[0] = stack.weights[0], full
-            try:
-                evaluations.append((step, evaluate(stack)))
-            finally:
-                stack.weights[0] = first
-
-    try:
-        if start == 0:
-            look(0)
-        batches = islice(minibatches(len(labels), batch_size, steps, rng), start, None)
-        for step, batch in enumerate(batches, start + 1):
-            batch = torch.from_numpy(batch)
-            _step(stack, inputs.index_select(0, batch), labels[batch], lr)
-            look(step)
-    finally:
-        full[alive] = stack.weights[0]
-        stack.weights[0] = full
+            evaluations.append((step, evaluate(stack)))
     return evaluations
 
 
 def _step(stack, x, labels, lr):
     """One step of SGD: x (m, D), labels (m,), lr (M or 1, 1, 1)."""
     m = len(x)
+    # A pixel that is off in the whole batch adds nothing and has no gradient: leave out its rows.
+    on = x.any(dim=0).nonzero()[:, 0]
+    x, first = x.index_select(1, on), stack.weights[0].index_select(0, on)
     passed, a = [], x
-    for layer, w in enumerate(stack.weights[:-1]):
+    for layer, w in enumerate([first, *stack.weights[1:-1]]):
         z = _product(a, w, len(stack))
         if stack.bn:
             mean = z.mean(dim=1, keepdim=True)
@@ -178,7 +164,8 @@ def _step(stack, x, labels, lr):
         stack.shift[layer] -= sum_d
         if layer:
             d = _back(stack.weights[layer], a, d)
-    stack.weights[0].addmm_(x.T, d.transpose(0, 1).reshape(m, -1), alpha=-1)
+    first.addmm_(x.T, d.transpose(0, 1).reshape(m, -1), alpha=-1)
+    stack.weights[0].index_copy_(0, on, first)
 
 
 def _back(w, a, d):

@@ -16,6 +16,7 @@ def toy(n, width, classes, seed):
     rng = np.random.default_rng(seed)
     images = rng.standard_normal((n, 1, 1, width)).astype(np.float32)
     images[:, ..., 0] = 0  # a pixel that is never on
+    images[n // 4 :, ..., 1] = 0  # and one that is off in some batches
     return data.Split(images, rng.integers(classes, size=n))
 
 
