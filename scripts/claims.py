@@ -47,8 +47,9 @@ class ClaimsError(ValueError):
 
 
 def slug(heading):
-    """A heading's anchor, as MyST makes it."""
-    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+    """A heading's anchor, as MyST makes it: from its text, formulas left out."""
+    text = re.sub(r"\$[^$]*\$", "", heading.strip().lower())
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
 
 
 def collect(notebooks):

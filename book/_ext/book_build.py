@@ -1,5 +1,9 @@
 """What the book's build adds to Jupyter Book."""
 
+import json
+
+from bn_helpers.records import MEASURED
+
 
 def buttons_need_an_address(app, config):
     """Show the launch and repository buttons only when _config.yml names a repository."""
@@ -29,7 +33,26 @@ def skip_tuple_fields(app, what, name, member, skip, options):
     return True if type(member).__name__ == "_tuplegetter" else None
 
 
+def measured_as_text(app, docname, source):
+    """Show what records.measured stored as a printed line: its JSON is for the claims page.
+
+    As a display of its own it would be wrapped into the figure that the cell draws.
+    """
+    if MEASURED not in source[0]:
+        return
+    notebook = json.loads(source[0])
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if MEASURED in data:
+                text = "".join(data["text/plain"]) + "\n"
+                output.clear()
+                output.update(output_type="stream", name="stdout", text=text)
+    source[0] = json.dumps(notebook)
+
+
 def setup(app):
+    app.connect("source-read", measured_as_text)
     app.connect("config-inited", buttons_need_an_address, priority=900)
     app.connect("html-page-context", drop_repeated_scripts, priority=900)
     app.connect("autodoc-skip-member", skip_tuple_fields)
