@@ -103,3 +103,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     twice = [{"section": "One", "claims": ONE[0]["claims"] * 2}]
     with pytest.raises(claims.ClaimsError, match="asked about twice: A1"):
         claims.page(twice, stored(tmp_path, row()))
+
+
+def test_a_link_leads_to_the_heading_as_myst_names_it():
+    assert claims.slug("Why $m/(m-1)$, and a *formula* to avoid") == "why--and-a-formula-to-avoid"
