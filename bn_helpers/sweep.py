@@ -109,8 +109,8 @@ def train(stack, split, *, steps, batch_size, lr, rng, start=0, at=(), evaluate=
     dtype, labels = stack.weights[0].dtype, torch.from_numpy(split.labels)
     inputs = torch.from_numpy(split.images).flatten(1).to(dtype)
     lr = torch.as_tensor(lr, dtype=dtype).reshape(-1, 1, 1)
-    # Once glibc has seen a block of this size freed, it keeps smaller ones for the next step and
-    # does not ask the system for zeroed pages again and again, which took up to a third of the time.
+    # Once glibc has seen a block of this size freed, it keeps smaller ones for the next step. Fresh
+    # pages, which the system zeroes, took up to a third of the time.
     torch.empty(31 << 20, dtype=torch.uint8)
     at, evaluations = set(at), []
     if start == 0 and 0 in at:
