@@ -14,7 +14,7 @@ help:
 	@echo "make execute   re-run the notebooks in place (NOTEBOOKS=book/03_backward.ipynb for one)"
 	@echo "make serve     build the book and serve it on http://localhost:8000"
 	@echo "make bench     measure speeds again and store them as records"
-	@echo "make figure1   train Figure 1's networks again and store them as records (hours)"
+	@echo "make figure1   train Figure 1's networks again and store them as records (about an hour)"
 	@echo "make lint      check the style of the code"
 	@echo "make clean     remove the built book"
 
