@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import re
+import statistics
 import subprocess
 from pathlib import Path
 
@@ -226,6 +227,18 @@ def measured(id, value, spread=None, *, what, holds, data, seeds=0, form=".3g"):
         print(text)
     else:
         display({"text/plain": text, MEASURED: row}, raw=True)
+
+
+def over_seeds(runs):
+    """``value`` and ``spread`` for :func:`measured`: median, and (lowest, highest), over the runs.
+
+    ``runs`` is a list or array of numbers, or a dict of such, side of a comparison → runs.
+    """
+    if isinstance(runs, dict):
+        found = {side: over_seeds(numbers) for side, numbers in runs.items()}
+        return tuple({side: pair[i] for side, pair in found.items()} for i in (0, 1))
+    numbers = [float(number) for number in runs]
+    return statistics.median(numbers), (min(numbers), max(numbers))
 
 
 def _figure(number, form):

@@ -105,7 +105,14 @@ def train(stack, split, *, steps, batch_size, lr, rng, start=0, at=(), evaluate=
     Returns
     -------
     evaluations : list of (step, evaluate(stack)).
+
+    Raises
+    ------
+    ValueError
+        as ``training.minibatches``; BN with batches of one, which have no variance.
     """
+    if stack.bn and batch_size < 2:
+        raise ValueError(f"expected batch_size of at least 2 with BN, got {batch_size}")
     dtype, labels = stack.weights[0].dtype, torch.from_numpy(split.labels)
     inputs = torch.from_numpy(split.images).flatten(1).to(dtype)
     lr = torch.as_tensor(lr, dtype=dtype).reshape(-1, 1, 1)

@@ -63,8 +63,7 @@ def binary(split):
 def images(job):
     """Training images, and those that accuracy is taken on, by name."""
     mnist = data.load("mnist")
-    prepare = (lambda split: split) if job["input"] == "grey" else binary
-    train, test = prepare(mnist.train), prepare(mnist.test)
+    train, test = binary(mnist.train), binary(mnist.test)
     if not job["held_out"]:
         return train, {"test": test}
     train, held_out = data.hold_out(train, HELD_OUT)

@@ -524,3 +524,34 @@ def test_data_beside_the_project_is_used(project):
     output = run_pytest(project, "test_needs.py")
     assert "1 error" in output
     assert "found 7 bytes, expected 47,040,016" in output
+
+
+def test_hold_out_divides_the_split_and_keeps_labels_with_their_images():
+    split = data.Split(np.arange(50, dtype=np.float32).reshape(50, 1, 1, 1), np.arange(50))
+    train, held_out = data.hold_out(split, 20, seed=3)
+    assert (len(train.labels), len(held_out.labels)) == (30, 20)
+    assert sorted([*train.labels, *held_out.labels]) == list(range(50))
+    for part in (train, held_out):
+        np.testing.assert_array_equal(part.images.ravel(), part.labels)
+    assert list(held_out.labels) != sorted(held_out.labels)  # drawn, not cut off
+    again = data.hold_out(split, 20, seed=3)[1]
+    np.testing.assert_array_equal(again.labels, held_out.labels)
+
+
+@pytest.mark.parametrize("count", [0, 50])
+def test_hold_out_leaves_something_on_both_sides(count):
+    split = data.Split(np.zeros((50, 1, 1, 1), np.float32), np.arange(50))
+    with pytest.raises(ValueError, match=f"between 1 and 49, got {count}"):
+        data.hold_out(split, count)
+
+
+def test_checksum_sees_every_pixel_and_label(monkeypatch):
+    digits = data.load("digits")
+    before = data.checksum("digits")
+    monkeypatch.setattr(data, "load", lambda name: digits)
+    assert data.checksum("digits") == before
+    digits.test.labels[-1] += 1
+    assert data.checksum("digits") != before
+    digits.test.labels[-1] -= 1
+    digits.train.images[0, 0, 0, 0] += 1
+    assert data.checksum("digits") != before

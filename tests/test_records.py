@@ -176,3 +176,11 @@ def test_measured_refuses_what_does_not_fit_together(shown):
     with pytest.raises(ValueError, match="expected 1 to 2 to hold the value, got 3"):
         records.measured("B1", 3, (1, 2), seeds=5, **about)
     assert not shown
+
+
+def test_over_seeds_gives_median_and_range_of_each_side():
+    runs = {"without": np.array([5, 1, 9, 2]), "with": [3, math.inf, 4]}
+    value, spread = records.over_seeds(runs)
+    assert value == {"without": 3.5, "with": 4}
+    assert spread == {"without": (1, 9), "with": (3, math.inf)}
+    assert records.over_seeds([2, 1, 3]) == (2, (1, 3))

@@ -169,3 +169,8 @@ def test_mistakes_are_named():
         sweep.networks((5, 4, 3), sigma=[1.0], seeds=[0, 1], bn=False)
     with pytest.raises(ValueError, match="'sigmoid' or 'relu', got 'tanh'"):
         sweep.networks((5, 4, 3), sigma=[1.0], seeds=[0], bn=False, activation="tanh")
+    stack = sweep.networks((5, 4, 3), sigma=[1.0], seeds=[0], bn=True)
+    with pytest.raises(ValueError, match="at least 2 with BN, got 1"):
+        sweep.train(
+            stack, toy(9, 5, 3, 0), steps=1, batch_size=1, lr=0.1, rng=np.random.default_rng(0)
+        )
