@@ -1,8 +1,11 @@
 """What the book's build adds to Jupyter Book."""
 
 import json
+from textwrap import fill
 
 from bn_helpers.records import MEASURED
+
+LINE = 84  # characters of an output that a page of usual width shows without scrolling
 
 
 def buttons_need_an_address(app, config):
@@ -45,7 +48,8 @@ def measured_as_text(app, docname, source):
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if MEASURED in data:
-                text = "".join(data["text/plain"]) + "\n"
+                text = "".join(data["text/plain"])
+                text = fill(text, LINE, subsequent_indent=" " * 5, break_long_words=False) + "\n"
                 output.clear()
                 output.update(output_type="stream", name="stdout", text=text)
     source[0] = json.dumps(notebook)
