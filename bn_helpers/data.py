@@ -28,7 +28,7 @@ class Dataset(NamedTuple):
 
 
 class DataError(RuntimeError):
-    """MNIST could not be had, or a file of it is not what it should be.
+    """Data could not be had, or a file or folder of it is not what it should be.
 
     The message names the file, what was found, what was expected and the way out.
     """
@@ -93,7 +93,8 @@ def load(name, *, seed=0):
     Raises
     ------
     ValueError
-        a name other than these two.
+        a name other than these two: CIFAR-10 and folders of images are loaded by
+        :func:`bn_helpers.images.load_images`.
     DataError
         MNIST is neither in the folder nor, where none is set, to be had from cache or
         mirrors; the cache cannot be written; a file is truncated, damaged or another one.
@@ -107,14 +108,22 @@ def load(name, *, seed=0):
             labels = _idx(f"{stem}-labels-idx1-ubyte").astype(np.int64)
             splits.append(Split(np.divide(images, 255, dtype=np.float32), labels))
         return Dataset(*splits)
-    raise ValueError(f"unknown data {name!r}; expected 'digits' or 'mnist'")
+    raise ValueError(
+        f"unknown data {name!r}; expected 'digits' or 'mnist' (for CIFAR-10 or a folder of images "
+        f"call bn_helpers.images.load_images)"
+    )
 
 
 def checksum(name):
     """SHA-256 (hex) of the images and labels of :func:`load`'s ``name``, as records state it."""
+    return content_hash(array for split in load(name) for array in split)
+
+
+def content_hash(arrays):
+    """SHA-256 (hex) of the bytes of ``arrays``, one after the other."""
     digest = hashlib.sha256()
-    for array in (array for split in load(name) for array in split):
-        digest.update(np.ascontiguousarray(array).tobytes())
+    for array in arrays:
+        digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
     return digest.hexdigest()
 
 
@@ -125,7 +134,7 @@ def hold_out(split, count, *, seed=0):
 
     Returns
     -------
-    train, held_out : two :class:`Split`.
+    train, held_out : two of ``split``'s type; lazy images (``images.Files``) stay lazy.
 
     Raises
     ------
@@ -135,9 +144,9 @@ def hold_out(split, count, *, seed=0):
     if not 1 <= count < len(split.labels):
         raise ValueError(f"expected count between 1 and {len(split.labels) - 1}, got {count}")
     order = np.random.default_rng(seed).permutation(len(split.labels))
-    keep, out = order[count:], order[:count]
-    return Split(split.images[keep], split.labels[keep]), Split(
-        split.images[out], split.labels[out]
+    return tuple(
+        type(split)(split.images.take(part, axis=0), split.labels[part])
+        for part in (order[count:], order[:count])
     )
 
 
@@ -174,18 +183,34 @@ def _in_folder(folder, stem):
 
 
 def _cached(stem):
-    """Path of the mirrors' file in the cache, downloaded if it is missing or damaged there."""
+    return cached("MNIST", f"{stem}.gz", MNIST_FILES[stem].md5, MIRRORS, BY_HAND)
+
+
+def cached(whose, name, md5, mirrors, by_hand):
+    """Path of the mirrors' file in the cache, downloaded if it is missing or damaged there.
+
+    Parameters
+    ----------
+    whose : str, what the file is of, for the messages: ``"MNIST"``.
+    name, md5 : of the file, as the mirrors have it.
+    mirrors : URLs that ``name`` is appended to, tried in turn.
+    by_hand : str, how to do without the download, for the messages.
+
+    Raises
+    ------
+    DataError
+        no mirror gives the file; the cache cannot be written.
+    """
     import pooch
     from requests import RequestException
 
-    name = f"{stem}.gz"
     failures = []
-    for mirror in MIRRORS:
+    for mirror in mirrors:
         cache = pooch.create(
             path=pooch.os_cache("bn_helpers"),
             base_url=mirror,
             env="BN_HELPERS_CACHE",
-            registry={name: f"md5:{MNIST_FILES[stem].md5}"},
+            registry={name: f"md5:{md5}"},
         )
         try:
             return Path(cache.fetch(name, progressbar=True))
@@ -194,13 +219,13 @@ def _cached(stem):
         except OSError as error:  # RequestException is an OSError too: what remains is the disk
             raise DataError(
                 f"the cache folder {cache.abspath} cannot be used for {name} ({error}); set "
-                f"BN_HELPERS_CACHE to a folder that can be written, or {BY_HAND}"
+                f"BN_HELPERS_CACHE to a folder that can be written, or {by_hand}"
             ) from None
     state = "a damaged copy" if (cache.abspath / name).exists() else "no copy"
     raise DataError(
-        f"MNIST's {name} is not to be had: BN_HELPERS_DATA is not set, the cache folder "
+        f"{whose}'s {name} is not to be had: BN_HELPERS_DATA is not set, the cache folder "
         f"{cache.abspath} holds {state}, and the download failed:{''.join(failures)}\n"
-        f"Connect to the network and try again, or {BY_HAND}"
+        f"Connect to the network and try again, or {by_hand}"
     ) from None
 
 

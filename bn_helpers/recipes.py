@@ -1,0 +1,102 @@
+"""The recipes of section 4.2 in one place: what is trained, and how.
+
+Ioffe & Szegedy (2015) train Inception, BN-Baseline, which adds nothing but BN, and BN-x5, BN-x30
+and BN-x5-Sigmoid, which add the seven changes of section 4.2.1 too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+#: Initial learning rate of plain Inception, by model: the paper's for its own network; for the
+#: small one, the best on held-out images (record inception_tuning).
+BASE_LR = {"small": 0.015, "inception": 0.0015, "plain": 0.1}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a training run is made of, except data, seed and length.
+
+    The learning rate of step t of T is ``faster · BASE_LR[model] · 2^(−halvings · t / T)``.
+    """
+
+    about: str
+    model: str = "small"  # or "inception", the paper's, or "plain"
+    bn: bool = True
+    activation: str = "relu"
+    init: str | float = "he"  # or "xavier", or σ of a Gaussian
+    gain: float = 1.0  # factor on the convolutions' initial weights
+    per_activation: bool = False  # BN per activation in the last module
+    batch_size: int = 32
+    faster: float = 1.0  # learning rate, in units of plain Inception's
+    halvings: float = 2.0  # how often the learning rate halves in the course of the run
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4  # on convolutions' and linear layers' weights
+    dropout: float = 0.4
+    lrn: bool = True
+    shuffle: bool = False  # False: the same examples share a mini-batch in every epoch
+    distortion: float = 0.4  # largest relative change of brightness, contrast and saturation
+    label_smoothing: float = 0.0
+
+
+#: The seven changes of section 4.2.1: name → fields that differ from BN-Baseline.
+CHANGES = {
+    "higher learning rate": {"faster": 5.0},
+    "no Dropout": {"dropout": 0.0},
+    "L2 weight ÷ 5": {"weight_decay": 1e-4},
+    "decay 6× faster": {"halvings": 12.0},
+    "no LRN": {"lrn": False},
+    "thorough shuffling": {"shuffle": True},
+    "weaker distortions": {"distortion": 0.1},
+}
+_all_changes = {field: value for change in CHANGES.values() for field, value in change.items()}
+
+_inception = Recipe("Inception of 2014: no BN, Dropout 40 %, LRN", bn=False)
+_baseline = replace(_inception, about="Inception with BN before each activation", bn=True)
+_x5 = replace(_baseline, about="BN, the seven changes, learning rate × 5", **_all_changes)
+_x30 = replace(_x5, about="BN, the seven changes, learning rate × 30", faster=30.0)
+_speed = Recipe(
+    "a plain convolutional network with BN, to 94 % of CIFAR-10 as fast as we can",
+    model="plain",
+    batch_size=512,
+    faster=4.0,
+    halvings=8.0,
+    nesterov=True,
+    dropout=0.0,
+    lrn=False,
+    shuffle=True,
+    distortion=0.0,
+    label_smoothing=0.1,
+)
+
+RECIPES = {
+    "inception": _inception,
+    "inception-x5": replace(_inception, about="Inception at 5 times its learning rate", faster=5.0),
+    "bn-baseline": _baseline,
+    "bn-x5": _x5,
+    "bn-x30": _x30,
+    "bn-x5-sigmoid": replace(
+        _x5, about="BN-x5 with sigmoids for ReLUs", activation="sigmoid", init="xavier"
+    ),
+    "inception-sigmoid": replace(
+        _inception, about="Inception with sigmoids", activation="sigmoid", init="xavier"
+    ),
+    "speed": _speed,
+    "speed-plain": replace(_speed, about="the same without BN", bn=False, faster=0.5),
+}
+
+#: Section 4.2.3: six networks, each BN-x30 with some of: larger initial weights in the
+#: convolutions, Dropout of 5 or 10 %, BN per activation in the last hidden layers.
+ENSEMBLE = {
+    "as it is": {},
+    "larger weights": {"gain": 1.5},
+    "Dropout 5 %": {"dropout": 0.05},
+    "Dropout 10 %": {"dropout": 0.1},
+    "per activation": {"per_activation": True},
+    "larger weights, Dropout 5 %, per activation": {
+        "gain": 1.5,
+        "dropout": 0.05,
+        "per_activation": True,
+    },
+}
