@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 #: Initial learning rate of plain Inception, by model: the paper's for its own network; for the
-#: small one, the best on held-out images (record inception_tuning).
-BASE_LR = {"small": 0.015, "inception": 0.0015, "plain": 0.1}
+#: small one, the best of five by the mean of the last four held-out accuracies, over five seeds
+#: (record inception_tuning).
+BASE_LR = {"small": 0.03, "inception": 0.0015, "plain": 0.1}
 
 
 @dataclass(frozen=True)

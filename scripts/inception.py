@@ -35,21 +35,22 @@ PAPER = ("inception", "bn-baseline", "bn-x5", "bn-x30", "bn-x5-sigmoid")
 FIGURES = (*PAPER, "inception-x5", "inception-sigmoid")
 SEEDS = range(5)
 LARGE_BATCH = 128
-MAP_LR = (0.0015, 0.005, 0.015, 0.045, 0.15, 0.45)
+TUNING_LR = (0.005, 0.015, 0.03, 0.045, 0.15)
+MAP_LR = (0.0015, 0.006, 0.03, 0.15, 0.45, 0.9)
 MAP_INIT = ("he", "xavier", 0.01)
 SCALES = {
     "cpu": {
         "size": 16,
         "width": 1.0,
-        "steps": {"figures": 6000, "short": 3000, "map": 1200},
-        "changes": 10_000,
+        "steps": {"tuning": 3000, "figures": 6000, "short": 2400, "map": 1000},
+        "changes": 6000,
         "precision": "float32",
         "suffix": "",
     },
     "gpu": {
         "size": 32,
         "width": 4.0,
-        "steps": {"figures": 20_000, "short": 8000, "map": 3000},
+        "steps": {"tuning": 8000, "figures": 20_000, "short": 8000, "map": 3000},
         "changes": 10_000,
         "precision": "bfloat16",
         "suffix": "_gpu",
@@ -68,10 +69,9 @@ def networks(part, scale):
 
     found = []
     if part == "tuning":  # seeds of its own: the figures' are not those that chose
-        for factor in (1 / 3, 1, 2, 3, 10):
-            lr = round(BASE_LR["small"] * factor, 6)
+        for lr in TUNING_LR:
             found += [
-                job({"lr": lr}, RECIPES["inception"], seed, steps["short"], lr=lr)
+                job({"lr": lr}, RECIPES["inception"], seed, steps["tuning"], lr=lr)
                 for seed in (10, 11, 12, 13, 14)
             ]
     elif part == "figures":
@@ -88,7 +88,7 @@ def networks(part, scale):
     elif part == "changes":
         baseline, all_changes = RECIPES["bn-baseline"], RECIPES["bn-x5"]
         for seed in SEEDS:
-            few = {"train_on": scale["changes"]}  # some ten epochs, or nothing could overfit
+            few = {"train_on": scale["changes"]}  # a dozen epochs, or nothing could overfit
             found.append(job({"from": "bn-baseline"}, baseline, seed, steps["short"], **few))
             found.append(job({"from": "bn-x5"}, all_changes, seed, steps["short"], **few))
             for name, fields in CHANGES.items():
