@@ -7,7 +7,7 @@ export PYTHON
 SHELL := /bin/bash
 VENV := .venv/bin/python
 
-.PHONY: help book test execute serve lint bench figure1 clean setup-book setup-test
+.PHONY: help book test execute serve lint bench figure1 inception clean setup-book setup-test
 help:
 	@echo "make book      build the book from the stored outputs"
 	@echo "make test      run every notebook and every test"
@@ -15,6 +15,7 @@ help:
 	@echo "make serve     build the book and serve it on http://localhost:8000"
 	@echo "make bench     measure speeds again and store them as records"
 	@echo "make figure1   train Figure 1's networks again and store them as records (about an hour)"
+	@echo "make inception train chapter 11's networks again and store them as records (hours)"
 	@echo "make lint      check the style of the code"
 	@echo "make clean     remove the built book"
 
@@ -47,6 +48,10 @@ bench: setup-test
 
 figure1: setup-test
 	@$(VENV) scripts/figure1.py grid && $(VENV) scripts/figure1.py runs
+
+SCALE ?= cpu
+inception: setup-test
+	@$(VENV) scripts/inception.py --scale $(SCALE)
 
 clean:
 	@rm -rf _build

@@ -42,7 +42,7 @@ SCALES = {
     "cpu": {
         "size": 16,
         "width": 1.0,
-        "steps": {"tuning": 3000, "figures": 6000, "short": 2400, "map": 1000},
+        "steps": {"tuning": 3000, "figures": 6000, "short": 2400, "map": 800},
         "changes": 6000,
         "precision": "float32",
         "suffix": "",
