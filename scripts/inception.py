@@ -111,7 +111,7 @@ def networks(part, scale):
                         found.append(job(row, changed, seed, steps["map"], lr=lr))
     elif part == "batch":
         for seed in SEEDS:
-            for name in ("inception", "bn-baseline", "bn-x5", "bn-x30"):
+            for name in ("inception", "bn-baseline", "bn-x5"):
                 recipe = replace(RECIPES[name], batch_size=LARGE_BATCH)
                 length = steps["figures"] * 32 // LARGE_BATCH  # as many examples
                 found.append(job({"recipe": name}, recipe, seed, length))
