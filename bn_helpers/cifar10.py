@@ -99,9 +99,9 @@ def _batches(path):
         files = {name: path / name for name in BATCH_MD5 if (path / name).is_file()}
         contents = {name: file.read_bytes() for name, file in files.items()}
     else:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, "r:gz") as archive:
             contents = {
-                Path(file.name).name: archive.extractfile(file).read(BATCH_BYTES + 1)
+                Path(file.name).name: archive.extractfile(file).read()
                 for file in archive
                 if file.isfile() and Path(file.name).name in BATCH_MD5
             }
@@ -111,7 +111,7 @@ def _batches(path):
         found = hashlib.md5(contents[name], usedforsecurity=False).hexdigest()
         if found != md5:
             raise DataError(
-                f"{path}: found in {name} {len(contents[name]):,} bytes or more with the MD5 "
+                f"{path}: found in {name} {len(contents[name]):,} bytes with the MD5 "
                 f"{found}, expected {BATCH_BYTES:,} with {md5}; {WAY_OUT}"
             )
     return contents

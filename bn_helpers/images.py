@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import io
 import math
 import os
 from pathlib import Path
@@ -12,14 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader
 
 from bn_helpers import cifar10, data
 from bn_helpers.data import DataError
+from bn_helpers.image_files import Files, resized
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # no format that starts a program
 LAYOUT = "train/<class>/*.jpg and, beside train, test/ or val/ with the same classes"
 
 
@@ -57,8 +54,9 @@ def load_images(source, *, size=None, workers=0, in_memory=2**31):
         comes from the cache, into which the binary version is downloaded: 170 MB, once, with a
         progress bar on stderr.
     size : int, H = W of the result: the largest square in the middle of each image, brought to
-        that size. Whole multiples of it are averaged exactly, other sizes interpolated bilinearly
-        with antialiasing. Default: the images' own size, which must then be the same for all.
+        that size. Whole multiples of it are averaged block by block, others interpolated
+        bilinearly with antialiasing. Default: the images' own size, which must then be the same
+        for all.
     workers : int, processes that decode files. 0: this one does.
     in_memory : int, bytes. Images of a folder that would take more stay on the disk, as
         :class:`Files`, and are decoded when they are used.
@@ -81,7 +79,7 @@ def load_images(source, *, size=None, workers=0, in_memory=2**31):
         raise ValueError(f"expected size of at least 1, got {size}")
     if source == "digits":
         splits = (
-            ImageSplit(_resized(np.rint(images * 255).astype(np.uint8), size), labels)
+            ImageSplit(resized(np.rint(images * 255).astype(np.uint8), size), labels)
             for images, labels in data.load("digits")
         )
         return _in_memory(*splits, [str(digit) for digit in range(10)], "digits")
@@ -134,100 +132,12 @@ def batches(images, order, workers=0):
                 raise batch
             yield batch
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not str(error).startswith("DataLoader worker (pid"):
             raise
         raise DataError(
             f"found a process that decodes images dead ({error}), expected memory for {workers} of "
             "them; use fewer workers, or 0"
         ) from None
-
-
-class Files:
-    """Image files that are decoded when they are indexed, like a uint8 array (N, 3, H, W).
-
-    Parameters
-    ----------
-    root : ``Path`` that ``paths`` are relative to.
-    paths : N strings.
-    size : int or None, as in :func:`load_images`.
-    contents : N bytes objects, the files' contents if they are not on the disk.
-
-    Raises
-    ------
-    DataError
-        here or when indexed: an image cannot be decoded or is not as large as the first.
-    """
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, root, paths, size=None, contents=None):
-        # One array of bytes: a million strings would be copied into each worker, bit by bit.
-        self.root, self.paths = root, np.array([os.fsencode(path) for path in paths])
-        self.size, self.contents = size, contents
-        width, height = (size, size) if size else self._read(0, lambda image: image.size)
-        self.shape = (len(paths), 3, height, width)
-
-    def __len__(self):
-        return self.shape[0]
-
-    def __getitem__(self, index):
-        """ndarray of the images at an int, a slice, an int or a bool array."""
-        index = np.arange(len(self))[index]
-        if index.ndim == 0:
-            return self._decoded(index)
-        batch = np.empty((len(index), *self.shape[1:]), np.uint8)
-        for place, number in enumerate(index):
-            batch[place] = self._decoded(number)
-        return batch
-
-    def take(self, index, axis=0):
-        """:class:`Files` of the images at an int array; nothing is decoded."""
-        part = copy.copy(self)
-        part.paths = self.paths[index]
-        part.shape = (len(part.paths), *self.shape[1:])
-        return part
-
-    def path(self, number):
-        return self.root / os.fsdecode(self.paths[number])
-
-    def check(self, number):
-        """Raise DataError if image ``number`` is too large or too small, by the file's header."""
-        if not self.size:
-            self._check(number, self._read(number, lambda image: image.size))
-
-    def _check(self, number, found):
-        height, width = self.shape[2:]
-        if found != (width, height):
-            raise DataError(
-                f"{self.path(number)}: found {found[0]}×{found[1]} pixels, expected {width}×{height} "
-                "as in the first image; choose one size for all (--image-size, size=)"
-            )
-
-    def _decoded(self, number):
-        image = self._read(number, self._fitted)
-        self._check(number, image.size)
-        return np.asarray(image).transpose(2, 0, 1)
-
-    def _fitted(self, image):
-        if self.size and min(image.size) % self.size:
-            # A far too large JPEG is decoded at 1/2, 1/4 or 1/8, still twice too large: faster.
-            image.draft("RGB", (2 * self.size, 2 * self.size))
-        return _square(image.convert("RGB"), self.size)
-
-    def _read(self, number, work):
-        path = self.path(number)
-        try:
-            with Image.open(
-                io.BytesIO(self.contents[number]) if self.contents else path, formats=FORMATS
-            ) as image:
-                return work(image)
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, …
-            raise DataError(
-                f"{path}: found no image that can be decoded ({error}), expected a whole "
-                f"{', '.join(FORMATS)} file; replace or remove it"
-            ) from None
 
 
 class _Returning:
@@ -242,29 +152,6 @@ class _Returning:
             return self.files[index]
         except DataError as error:
             return error
-
-
-def _square(image, size):
-    """The square in the middle of a Pillow image (mode L or RGB), brought to size × size."""
-    if size is None:
-        return image
-    short = min(image.size)
-    left, top = ((side - short) // 2 for side in image.size)
-    box = (left, top, left + short, top + short)
-    if short % size == 0:
-        return image.reduce(short // size, box)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box)
-
-
-def _resized(images, size):
-    """An array (N, C, H, W) uint8, brought to (N, C, size, size) as files are."""
-    if size is None:
-        return images
-    result = np.empty((*images.shape[:2], size, size), np.uint8)
-    for place, image in enumerate(images):
-        image = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
-        result[place] = np.atleast_3d(np.asarray(_square(image, size))).transpose(2, 0, 1)
-    return result
 
 
 def _decoded(split, workers):
@@ -296,7 +183,7 @@ def _cifar10(size, workers):
         joined = b"".join(contents[name] for name in cifar10.BATCH_MD5 if name.startswith(part))
         rows = np.frombuffer(joined, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
         images = np.ascontiguousarray(rows[:, 1:]).reshape(-1, 3, 32, 32)
-        splits.append(ImageSplit(_resized(images, size), rows[:, 0].astype(np.int64)))
+        splits.append(ImageSplit(resized(images, size), rows[:, 0].astype(np.int64)))
     return _in_memory(*splits, classes, "CIFAR-10 (binary)")
 
 
@@ -311,37 +198,35 @@ def _folder(root, size, workers, in_memory):
     classes = _classes(root / "train")
     if len(classes) < 2:
         raise DataError(
-            f"{root / 'train'}: found {len(classes)} folders of classes{_list(classes)}, expected "
-            f"at least 2: {LAYOUT}"
+            f"{root / 'train'}: found {len(classes)} class folders ({_few(classes)}), expected at "
+            f"least 2: {LAYOUT}"
         )
     train, name = _files(root, "train", classes, size), f"folder {root.name}"
     # ImageNet's test folder has no classes; its val is what results are reported on.
     others = [part for part in ("test", "val") if (root / part).is_dir()]
     others.sort(key=lambda part: not _classes(root / part))
     if others:
-        found = _classes(root / others[0])
-        if found != classes:
-            raise DataError(
-                f"{root / others[0]}: found other classes than in train, expected the same: only "
-                f"here{_list(set(found) - set(classes))}, only in train"
-                f"{_list(set(classes) - set(found))}; rename mislabelled folders, or add or remove "
-                "what differs"
-            )
         test = _files(root, others[0], classes, size)
+        # Without a size the first image sets it, for test as well.
+        test.images.shape = (len(test.labels), *train.images.shape[1:])
     else:
         train, test = data.hold_out(train, max(1, len(train.labels) // 10))
         name += " (a tenth of train set aside as test)"
     splits = (train, test)
-    if sum(math.prod(split.images.shape) for split in splits) <= in_memory:
-        return _in_memory(*(_decoded(split, workers) for split in splits), classes, name)
+    if sum(math.prod(split.images.shape) for split in splits) > in_memory:
+        return ImageSet(*splits, classes, name, _listing_hash(root, splits))
+    return _in_memory(*(_decoded(split, workers) for split in splits), classes, name)
+
+
+def _listing_hash(root, splits):
+    """SHA-256 of the sorted relative paths, sizes and labels; on the way, extents are compared."""
     lines = []
     for images, labels in splits:
         for number, label in enumerate(labels):
             images.check(number)
             path = images.path(number)
             lines.append(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0{label}\n")
-    sha256 = hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape"))
-    return ImageSet(*splits, classes, name, sha256.hexdigest())
+    return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _classes(folder):
@@ -351,7 +236,14 @@ def _classes(folder):
 
 
 def _files(root, part, classes, size):
-    """:class:`ImageSplit` of the images in the class folders of ``root / part``."""
+    """:class:`ImageSplit` of the images in ``root / part``, which must have these ``classes``."""
+    found = _classes(root / part)
+    if found != classes:
+        raise DataError(
+            f"{root / part}: found other classes than in train, expected the same (only here: "
+            f"{_few(set(found) - set(classes))}; only in train: "
+            f"{_few(set(classes) - set(found))}); rename what is mislabelled, add what is missing"
+        )
     paths, labels = [], []
     for label, name in enumerate(classes):
         found = []
@@ -370,6 +262,6 @@ def _files(root, part, classes, size):
     return ImageSplit(Files(root, paths, size), np.array(labels, np.int64))
 
 
-def _list(names):
+def _few(names):
     names = sorted(names)
-    return f" ({', '.join(names[:5])}{', …' * (len(names) > 5)})" if names else ""
+    return ", ".join(names[:5] + ["…"] * (len(names) > 5)) or "none"

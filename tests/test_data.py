@@ -6,14 +6,11 @@ MNIST is stood in for by files of a few made-up images (`small`), the mirrors by
 
 import gzip
 import hashlib
-import http.server
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import nbformat
@@ -27,23 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STEMS = tuple(data.MNIST_FILES)
 
 
-@pytest.fixture(autouse=True)
-def sealed(monkeypatch, tmp_path):
-    """No data folder, an empty cache, and no way out but 127.0.0.1."""
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    monkeypatch.delenv("BN_HELPERS_DATA", raising=False)
-    monkeypatch.setenv("BN_HELPERS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))  # should the line above not hold
-    asked = socket.getaddrinfo
-
-    def local_only(host, *args, **kwargs):
-        if host != "127.0.0.1":
-            raise socket.gaierror(f"no network in tests, asked for {host}")
-        return asked(host, *args, **kwargs)
-
-    monkeypatch.setattr(socket, "getaddrinfo", local_only)
+pytestmark = pytest.mark.usefixtures("sealed")
 
 
 def idx(array):
@@ -89,45 +70,15 @@ def put(folder, contents, suffix=".gz"):
     return folder
 
 
-class Mirror:
-    """The local server: what it gives (by path), what it was asked for, whether it breaks off."""
-
-    def __init__(self, url, contents):
-        self.urls = (f"{url}/first/", f"{url}/second/")
-        self.files = {
-            f"/{place}/{stem}.gz": gzip.compress(content, mtime=0)
-            for place in ("first", "second")
-            for stem, content in contents.items()
-        }
-        self.asked = []
-        self.cut = False
-
-
 @pytest.fixture
-def mirror(small, monkeypatch):
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            served.asked.append(self.path)
-            if self.path not in served.files:
-                self.send_error(404)
-                return
-            body = served.files[self.path]
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[: len(body) // 2] if served.cut else body)
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        served = Mirror(f"http://127.0.0.1:{server.server_port}", small)
-        monkeypatch.setattr(data, "MIRRORS", served.urls)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield served
-        server.shutdown()
-        thread.join()
+def mirror(small, served, monkeypatch):
+    """Two mirrors on the local server, with all four files each."""
+    for place in ("first", "second"):
+        for stem, content in small.items():
+            served.files[f"/{place}/{stem}.gz"] = gzip.compress(content, mtime=0)
+    served.urls = (f"{served.url}/first/", f"{served.url}/second/")
+    monkeypatch.setattr(data, "MIRRORS", served.urls)
+    return served
 
 
 def refusal(*words):
@@ -177,8 +128,11 @@ def test_digits_follow_the_seed():
 @pytest.mark.parametrize("name", ["cifar10", "MNIST", "", None, ["mnist"]])
 def test_unknown_name(name):
     """Catches: any other name taken for MNIST or digits; a message without the known names."""
-    with pytest.raises(ValueError, match=re.escape(f"{name!r}; expected 'digits' or 'mnist'")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{name!r}; expected 'digits' or 'mnist'")
+    ) as caught:
         data.load(name)
+    assert "bn_helpers.images.load_images" in str(caught.value)
 
 
 def test_import_is_light():
