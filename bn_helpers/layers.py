@@ -1,16 +1,19 @@
 """Batch normalization in PyTorch: the autograd function, the drop-in module, folding.
 
 Ioffe & Szegedy (2015), Algorithm 1 (forward), section 3 (backward), Algorithm 2 (inference) and
-section 3.2 (one mean, variance, gamma and beta per feature map).
+section 3.2 (one mean, variance, gamma and beta per feature map). Several processes may share
+their statistics.
 """
 
 import copy
 
 import torch
+from torch import distributed as dist
 from torch import nn
 
 _HALF = (torch.float16, torch.bfloat16)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NATIVE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _FOLDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 # A CPU is fastest on pieces of the batch that stay in its cache: 1 MB of float32.
 _TILE = 1 << 18
@@ -41,7 +44,7 @@ def batch_norm(x, weight=None, bias=None, eps=1e-5):
     """
     _check_input(x, None, eps, of_batch=True)
     _check_vectors(x, weight=weight, bias=bias)
-    return _normalize_batch(x, weight, bias, eps)
+    return _normalize_batch(x, weight, bias, eps)[:3]
 
 
 class BatchNorm(nn.Module):
@@ -59,11 +62,22 @@ class BatchNorm(nn.Module):
         batch's statistics too.
     device, dtype : of parameters and buffers; default: PyTorch's.
     bias : with ``affine``, whether beta is learned.
+    process_group : a ``torch.distributed`` process group, or None. With a group, training mode
+        takes the statistics of all its processes' batches as one, of whatever sizes, empty ones
+        included; every process has to take part in every forward and backward pass. The
+        gradients are those of the sum of all processes' losses: the input's in full, gamma's and
+        beta's as each process's share, to be summed. DistributedDataParallel averages over its
+        W processes, so a loss that is the mean over all M examples is W/M times the sum over a
+        process's own, which for equal shards is their mean. A copy keeps the group; a pickled
+        layer loses it.
 
     Raises
     ------
+    RuntimeError
+        a process group, but torch.distributed is not initialised.
     TypeError
-        the input is not floating, or its dtype does not fit the parameters'.
+        the input is not floating, its dtype does not fit the parameters', or process_group is
+        something else.
     ValueError
         wrong rank, channel count or parameter shape, one value per channel where the
         batch's statistics are used,
@@ -83,12 +97,15 @@ class BatchNorm(nn.Module):
         dtype=None,
         *,
         bias: bool = True,
+        process_group=None,
     ) -> None:
         super().__init__()
         _check_eps(eps)
         _check_momentum(momentum)
+        _check_group(process_group)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
+        self.process_group = process_group
         for name, wanted in (("weight", affine), ("bias", affine and bias)):
             empty = torch.empty(num_features, device=device, dtype=dtype) if wanted else None
             self.register_parameter(name, None if empty is None else nn.Parameter(empty))
@@ -119,7 +136,17 @@ class BatchNorm(nn.Module):
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
             f"affine={self.affine}, bias={self.bias is not None}, "
             f"track_running_stats={self.track_running_stats}"
+            + (", synchronized" if self.process_group is not None else "")
         )
+
+    def __getstate__(self):
+        return {**self.__dict__, "process_group": None}  # a group cannot leave its process
+
+    def __deepcopy__(self, memo):
+        twin = memo[id(self)] = self.__new__(type(self))
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        twin.process_group = self.process_group
+        return twin
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise ``x`` (shapes above) with the batch's or the running statistics."""
@@ -128,8 +155,10 @@ class BatchNorm(nn.Module):
         if self.training and not self.track_running_stats:
             mean = var = None
         of_batch = self.training or (mean is None and var is None)
+        group = self.process_group if self.training else None
+        _check_group(group)
         _check_momentum(self.momentum)
-        _check_input(x, self.num_features, self.eps, of_batch)
+        _check_input(x, self.num_features, self.eps, of_batch and group is None)
         _check_vectors(x, weight=weight, bias=bias, running_mean=mean, running_var=var)
         if (mean is None) != (var is None):
             raise ValueError(
@@ -141,9 +170,9 @@ class BatchNorm(nn.Module):
             # A copy: training may move the buffer before this call's backward pass.
             mean = mean.to(inv_std.dtype, copy=True)
             return _Normalize.apply(x, weight, bias, mean, inv_std, None)
-        y, batch_mean, batch_var = _normalize_batch(x, weight, bias, self.eps)
+        y, *statistics = _normalize_batch(x, weight, bias, self.eps, group)
         if self.training and self.track_running_stats:
-            self._track(batch_mean, batch_var, _values_per_channel(x))
+            self._track(*statistics)
         return y
 
     def _track(self, mean, var, m):
@@ -152,7 +181,7 @@ class BatchNorm(nn.Module):
             count.add_(1)
             if factor is None:
                 factor = 1 / count.to(mean.dtype)
-        if self.running_mean is None or factor is None or m == 0:
+        if self.running_mean is None or factor is None or _is_empty(m):
             return  # PyTorch counts an empty batch and leaves it at that
         unbiased = m / (m - 1)
         for running, new, share in (
@@ -160,7 +189,7 @@ class BatchNorm(nn.Module):
             (self.running_var, var, factor * unbiased),
         ):
             # Not lerp_, which makes NaN of an infinite running value.
-            if running.dtype == new.dtype and self.momentum is not None:
+            if running.dtype == new.dtype and not isinstance(share, torch.Tensor):
                 running.mul_(1 - factor).add_(new, alpha=share)
             else:
                 running.copy_(running.to(new.dtype) * (1 - factor) + new * share)
@@ -171,6 +200,47 @@ class BatchNorm(nn.Module):
         if (local_metadata.get("version") or 0) < 2 and self.track_running_stats:
             state_dict.setdefault(key, torch.tensor(0) if count is None or count.is_meta else count)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def synchronize(model, process_group=None):
+    """Let every batch normalization in ``model`` share its statistics with the other processes.
+
+    Like ``nn.SyncBatchNorm.convert_sync_batchnorm``, but on any device. To undo it, set the
+    layers' ``process_group`` to None.
+
+    Parameters
+    ----------
+    model : ``nn.Module``, changed in place: each :class:`BatchNorm` gets the group; each
+        ``nn.BatchNorm1d`` to ``nn.BatchNorm3d`` and ``nn.SyncBatchNorm`` becomes a
+        :class:`BatchNorm` and keeps its parameters, buffers, hooks and mode.
+    process_group : as in :class:`BatchNorm`; None: all processes.
+
+    Returns
+    -------
+    model : the same object.
+
+    Raises
+    ------
+    RuntimeError
+        torch.distributed is not initialised.
+    TypeError
+        process_group is something else; a subclass of PyTorch's layers, whose code may differ.
+    """
+    if process_group is None and dist.is_available() and dist.is_initialized():
+        process_group = dist.group.WORLD
+    _check_group(process_group, required=True)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) not in _NATIVE:
+            raise TypeError(
+                f"expected BatchNorm or nn.BatchNorm1d to nn.BatchNorm3d, got "
+                f"{type(module).__name__}; replace it by one of them first"
+            )
+    for module in model.modules():
+        if type(module) in _NATIVE:
+            module.__class__ = BatchNorm  # the attributes are the same
+        if isinstance(module, BatchNorm):
+            module.process_group = process_group
+    return model
 
 
 def fold(layer, bn):
@@ -218,14 +288,15 @@ def fold(layer, bn):
 class _Normalize(torch.autograd.Function):
     """y = gamma (x − mean) inv_std + beta; gamma (``weight``), beta (``bias``) and the rest (C,).
 
-    With ``eps``, mean and inv_std = 1 / sqrt(var + eps) are x's own, which adds two terms to the
-    gradient; with None they are constants. x_hat is not kept but computed again.
+    With ``eps``, mean and inv_std = 1 / sqrt(var + eps) are those of the batch, m values a channel
+    on all processes of ``group`` together, which adds two terms to the gradient; with None they
+    are constants. x_hat is not kept but computed again.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, mean, inv_std, eps):
+    def forward(ctx, x, weight, bias, mean, inv_std, eps, m=None, group=None):
         ctx.save_for_backward(x, weight, bias, mean, inv_std)
-        ctx.eps = eps
+        ctx.eps, ctx.m, ctx.group = eps, m, group
         scale = inv_std if weight is None else weight * inv_std
         mean, scale, bias = _columns(x, mean, scale, bias)
         return _map(lambda out, x: _affine(x - mean, scale, bias, out), x)
@@ -234,10 +305,10 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx, dy):
         x, weight, bias, mean, inv_std = ctx.saved_tensors
         needs_dx, needs_dweight, needs_dbias = ctx.needs_input_grad[:3]
-        of_batch = ctx.eps is not None
+        of_batch, m = ctx.eps is not None, ctx.m
         if of_batch and torch.is_grad_enabled():
             # For gradients of gradients the statistics have to be functions of x again.
-            mean, var = _batch_statistics(x)
+            mean, var, m = _batch_statistics(x, ctx.group)
             inv_std = torch.rsqrt(var + ctx.eps)
         scale = inv_std if weight is None else weight * inv_std
         dx = dweight = dbias = None
@@ -246,8 +317,11 @@ class _Normalize(torch.autograd.Function):
             dweight = dweight * inv_std
         if needs_dx and of_batch:
             # dx = scale (dy − mean of dy − x_hat · mean of dy x_hat), arranged by x and dy
-            per_value = scale / -max(_values_per_channel(x), 1)
-            slope, offset = per_value * inv_std * dweight, per_value * dbias
+            per_value = scale / -(1 if _is_empty(m) else m)
+            sums = dweight, dbias
+            if ctx.group is not None:  # the losses of all processes depend on x
+                sums = _AllReduce.apply(torch.stack(sums), ctx.group)
+            slope, offset = per_value * inv_std * sums[0], per_value * sums[1]
             mean, scale, slope, offset = _columns(x, mean, scale, slope, offset)
 
             def gradient(out, x, dy):
@@ -259,21 +333,54 @@ class _Normalize(torch.autograd.Function):
             dx = _map(lambda out, x, dy: torch.mul(dy, scale, out=out), x, dy)
         dweight = dweight.to(weight.dtype) if needs_dweight else None
         dbias = dbias.to(bias.dtype) if needs_dbias else None
-        return dx, dweight, dbias, None, None, None
+        return dx, dweight, dbias, *[None] * 5
 
 
-def _normalize_batch(x, weight, bias, eps):
+class _AllReduce(torch.autograd.Function):
+    """The sum of all processes' values; its gradient is the sum of all processes' gradients."""
+
+    @staticmethod
+    def forward(ctx, values, group):
+        ctx.group, total = group, values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _AllReduce.apply(gradient, ctx.group), None
+
+
+def _normalize_batch(x, weight, bias, eps, group=None):
     with torch.no_grad():
-        mean, var = _batch_statistics(x)
+        mean, var, m = _batch_statistics(x, group)
         inv_std = torch.rsqrt(var + eps)
-    return _Normalize.apply(x, weight, bias, mean, inv_std, eps), mean, var
+    return _Normalize.apply(x, weight, bias, mean, inv_std, eps, m, group), mean, var, m
 
 
-def _batch_statistics(x):
+def _batch_statistics(x, group=None):
+    """Mean and biased variance (C,) of the group's m values per channel, and m."""
+    mean, var = _local_statistics(x)
+    m = _values_per_channel(x)
+    if group is None:
+        return mean, var, m
+    # Each process fills its row of a table of zeros; the sum of the tables is the full table.
+    row = torch.cat([mean, var, mean.new_full((1,), m)])
+    ranks = torch.arange(dist.get_world_size(group), device=x.device).unsqueeze(1)
+    table = _AllReduce.apply(torch.where(ranks == dist.get_rank(group), row, 0), group)
+    means, variances, counts = table.split([len(mean), len(mean), 1], dim=1)
+    total = counts.detach().sum()
+    share = counts.detach() / total.clamp(min=1)
+    if m < 2:  # else there is no need to read the total, which would wait for the device
+        _check_count(int(total), x)
+        total = total if total else 0
+    return *_pool(means, variances, share), total
+
+
+def _local_statistics(x):
     """Mean and biased variance (C,), from centred values because E[x²] − E[x]² cancels."""
     dtype = _working_dtype(x)
     if x.numel() == 0:
-        return x.new_zeros(x.shape[1], dtype=dtype), x.new_zeros(x.shape[1], dtype=dtype)
+        return [_sum(x, dtype)] * 2  # zeros
 
     def moments(x):
         m = _values_per_channel(x)
@@ -283,9 +390,13 @@ def _batch_statistics(x):
     tiles = _tiles(x)
     if len(tiles) == 1:
         return moments(x)
-    # The variance of all is the mean of the tiles' variances plus the variance of their means.
     means, variances = map(torch.stack, zip(*(moments(*tile) for tile in tiles), strict=True))
-    share = means.new_tensor([[len(tile) / len(x)] for (tile,) in tiles])
+    return _pool(means, variances, means.new_tensor([[len(tile) / len(x)] for (tile,) in tiles]))
+
+
+def _pool(means, variances, share):
+    """Mean and variance (C,) of parts with those statistics (parts, C) and shares (parts, 1)."""
+    # The variance of all is the mean of the parts' variances plus the variance of their means.
     mean = (share * means).sum(0)
     return mean, (share * (variances + (means - mean).square())).sum(0)
 
@@ -361,6 +472,10 @@ def _values_per_channel(x):
     return x.numel() // max(x.shape[1], 1)
 
 
+def _is_empty(m):
+    return not isinstance(m, torch.Tensor) and m == 0  # a tensor is at least 2
+
+
 def _working_dtype(x):
     return torch.float32 if x.dtype in _HALF else x.dtype
 
@@ -394,10 +509,30 @@ def _check_input(x, channels, eps, of_batch):
             f"use BatchNorm({x.shape[1]}), or move the channels with x.movedim(-1, 1)"
         )
     _check_eps(eps)
-    if of_batch and x.numel() == x.shape[1] != 0:
+    if of_batch and x.shape[1]:
+        _check_count(_values_per_channel(x), x)
+
+
+def _check_count(m, x):
+    if m == 1:
         raise ValueError(
             "expected a batch of at least 2 values per channel in training mode, got shape "
             f"{tuple(x.shape)}; call .eval() or use a larger batch"
+        )
+
+
+def _check_group(group, required=False):
+    if group is None and not required:
+        return
+    if not (dist.is_available() and dist.is_initialized()):
+        raise RuntimeError(
+            "expected torch.distributed to be initialised for synchronised statistics; start with "
+            "torchrun and call torch.distributed.init_process_group() first"
+        )
+    if not isinstance(group, dist.ProcessGroup):
+        raise TypeError(
+            f"expected a process group that this process belongs to, or None, got {group!r}; use "
+            "torch.distributed.group.WORLD for all processes"
         )
 
 
