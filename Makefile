@@ -50,8 +50,9 @@ figure1: setup-test
 	@$(VENV) scripts/figure1.py grid && $(VENV) scripts/figure1.py runs
 
 SCALE ?= cpu
+WORKERS ?= $(if $(filter gpu,$(SCALE)),12,1)
 inception: setup-test
-	@$(VENV) scripts/inception.py --scale $(SCALE)
+	@$(VENV) scripts/inception.py --scale $(SCALE) --workers $(WORKERS)
 
 clean:
 	@rm -rf _build

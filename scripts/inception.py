@@ -2,7 +2,7 @@
 
     python scripts/inception.py                     all records, one after the other
     python scripts/inception.py figures ensemble    some of them
-    python scripts/inception.py --scale gpu --minutes 9 --workers 8
+    python scripts/inception.py --scale gpu --minutes 9 --workers 12
 
 `--scale cpu` (the default) trains the small Inception on images averaged to 16×16; `--scale gpu`
 one four times as wide on 32×32. Each network's checkpoint and result lie in _build/inception, so a
@@ -50,7 +50,7 @@ SCALES = {
     "gpu": {
         "size": 32,
         "width": 4.0,
-        "steps": {"tuning": 8000, "figures": 20_000, "short": 8000, "map": 3000},
+        "steps": {"tuning": 4000, "figures": 12_000, "short": 4000, "map": 2000},
         "changes": 10_000,
         "precision": "bfloat16",
         "suffix": "_gpu",

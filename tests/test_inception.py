@@ -1,0 +1,117 @@
+"""The command that makes the Inception records, and a slice of what it made."""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bn_helpers import engine, images, records
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import inception  # noqa: E402
+
+GIVEN = os.environ.get("BN_HELPERS_DATA")
+SCALE = inception.SCALES["cpu"]
+
+
+@pytest.mark.parametrize("part", inception.PARTS)
+def test_five_seeds_and_no_network_twice(part):
+    """Catches a seed that two networks of an ensemble share, and a change that changes nothing."""
+    jobs = inception.networks(part, SCALE)
+    assert len({json.dumps(row) + str(s.seed) for row, s in jobs}) == len(jobs)
+    assert len({s for _, s in jobs}) == len(jobs)
+    if part != "map":
+        assert len({s.seed for _, s in jobs}) >= 5
+    if part == "ensemble":
+        assert len({s.seed for _, s in jobs}) == len(jobs)
+
+
+def test_each_change_is_switched_alone():
+    jobs = inception.networks("changes", SCALE)
+    plain = {"bn-baseline": inception.RECIPES["bn-baseline"], "bn-x5": inception.RECIPES["bn-x5"]}
+    for row, settings in jobs:
+        name = row.get("on") or row.get("off")
+        fields = set(inception.CHANGES.get(name, ()))
+        base = plain[row["from"]]
+        same = replace(settings.recipe, **{f: getattr(base, f) for f in (*fields, "about")})
+        assert same == base
+        assert all(getattr(settings.recipe, f) != getattr(base, f) for f in fields)
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """Digits, six narrow networks of nine steps, in a folder of the test's own."""
+    digits = images.load_images("digits")
+    monkeypatch.setattr(inception, "RUNS", tmp_path)
+    monkeypatch.setattr(inception, "_images", digits)
+    monkeypatch.setattr(inception, "SEEDS", range(1))
+    scale = SCALE | {"width": 0.25, "size": None}
+    scale["steps"] = {"tuning": 9, "figures": 9, "short": 9, "map": 9}
+    monkeypatch.setitem(inception.SCALES, "cpu", scale)
+    monkeypatch.setattr(records, "_CLONE", tmp_path)
+    return digits
+
+
+def test_a_record_waits_for_its_last_network(tiny, tmp_path):
+    """Catches a record of what happens to be there, and a result that is not found again."""
+    jobs = inception.networks("ensemble", inception.SCALES["cpu"])
+    assert inception.work(jobs[0][1], "cpu", True, deadline=1e-9) is None  # the time is up
+    for _, settings in jobs:
+        assert inception.write("ensemble", "cpu", tiny, "cpu") is None
+        inception.work(settings, "cpu", True, deadline=None)
+    assert inception.write("ensemble", "cpu", tiny, "cpu").name == "inception_ensemble.json"
+    (together,) = (
+        row for row in records.read("inception_ensemble", tmp_path)["results"] if "of each" in row
+    )
+    alone = [1 - inception.finished(settings, tiny.sha256)["test_accuracy"] for _, settings in jobs]
+    # Probabilities are kept in half precision: a tie may fall the other way.
+    assert np.allclose([top for top, _ in together["of each"]], alone, atol=0.01)
+    assert len(together["networks"]) == 6
+
+
+def test_the_mean_of_probabilities_decides(monkeypatch, tiny):
+    """Catches a vote, a mean of logits, and errors that are accuracies."""
+    labels = np.array([0, 1])
+    split = tiny.test._replace(labels=labels)
+    one = [[0.9, 0.1, 0.0], [0.2, 0.3, 0.5]]
+    two = [[0.4, 0.6, 0.0], [0.0, 0.7, 0.3]]
+    files = iter([inception.torch.tensor(one), inception.torch.tensor(two)])
+    monkeypatch.setattr(inception.torch, "load", lambda *_, **__: next(files))
+    jobs = inception.networks("ensemble", SCALE)[:2]
+    settings = [s for _, s in jobs]
+    (row,) = inception.ensembles(jobs, settings, tiny._replace(test=split))
+    assert row["of each"] == [[0.5, 0.0], [0.5, 0.0]]
+    assert row["top-1 and top-2 error"] == [0.0, 0.0]
+
+
+@pytest.mark.skipif(not GIVEN, reason="BN_HELPERS_DATA is not set: no CIFAR-10")
+@pytest.mark.parametrize("recipe", ["inception", "bn-x5"])
+def test_the_first_steps_of_a_record_come_out_again(recipe):
+    """Catches an edit of models, recipes, augmentation or engine that the records do not have."""
+    record = records.read("inception_figures")
+    cifar = images.load_images("cifar10", size=SCALE["size"])
+    assert record["data"] == {cifar.name: cifar.sha256}
+    _, settings = next(
+        job for job in inception.networks("figures", SCALE) if job[0]["recipe"] == recipe
+    )
+    stored = next(r for r in record["results"] if r["recipe"] == recipe and r["seed"] == 0)
+    looks = []
+
+    class Bar:
+        def update(self):
+            pass
+
+        def write(self, text):
+            looks.append(text)
+
+    again = engine.train(settings, cifar, progress=Bar(), stop=lambda: len(looks) == 1)
+    step, loss, accuracy = again.curve[0]
+    assert step == stored["curve"][0][0]
+    # Another processor rounds otherwise; 150 steps carry that to some 1e-3.
+    assert loss == pytest.approx(stored["curve"][0][1], abs=0.02)
+    assert accuracy == pytest.approx(stored["curve"][0][2], abs=0.04)
