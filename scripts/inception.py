@@ -37,6 +37,7 @@ SEEDS = range(5)
 LARGE_BATCH = 128
 TUNING_LR = (0.005, 0.015, 0.03, 0.045, 0.15)
 MAP_LR = (0.0015, 0.006, 0.03, 0.15, 0.45, 0.9)
+MAP_SEEDS = range(3)
 MAP_INIT = ("he", "xavier", 0.01)
 SCALES = {
     "cpu": {
@@ -102,9 +103,9 @@ def networks(part, scale):
         six = replace(RECIPES["bn-x5"], faster=1.0)
         kinds = {"without BN": RECIPES["inception"], "with BN": RECIPES["bn-baseline"]}
         kinds["with BN and the six other changes"] = six
-        for seed in SEEDS:
+        for seed in MAP_SEEDS:
             for name, recipe in kinds.items():
-                for init in MAP_INIT if seed < 3 else MAP_INIT[:1]:
+                for init in MAP_INIT:
                     for lr in MAP_LR:
                         row = {"recipe": name, "init": str(init), "lr": lr}
                         changed = replace(recipe, init=init)
