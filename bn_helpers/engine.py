@@ -6,9 +6,11 @@ and keeps checkpoints from which a killed run goes on as if nothing had happened
 
 from __future__ import annotations
 
-import json
+import io
+import math
 import os
 import time
+import zipfile
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -33,7 +35,10 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """A recipe and what else determines a run's curve, to the bit on a CPU."""
+    """A recipe and what else determines a run's curve, to the bit on a CPU.
+
+    Raises RunError for numbers that no run can have.
+    """
 
     recipe: Recipe
     steps: int
@@ -49,6 +54,20 @@ class Settings:
     sync_bn: bool = False  # statistics over all processes' batches
     held_out: int = HELD_OUT
     train_on: int | None = None  # so many training images only
+
+    def __post_init__(self):
+        size = 1 if self.size is None else self.size
+        counts = {"steps": self.steps, "every": self.every, "image size": size}
+        for name, count in (counts | {"batch size": self.recipe.batch_size}).items():
+            if count < 1:
+                raise RunError(f"expected {name} of at least 1, got {count}")
+        for name, number in (("learning rate", self.initial_lr), ("width", self.width)):
+            if not 0 < number < math.inf:
+                raise RunError(f"expected a finite {name} above 0, got {number}")
+        if not 0 <= self.seed < 2**32:
+            raise RunError(f"expected a seed from 0 to 2**32 - 1, got {self.seed}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise RunError(f"expected precision float32 or bfloat16, got {self.precision!r}")
 
     @property
     def initial_lr(self):
@@ -74,6 +93,16 @@ class Result(NamedTuple):
     test_accuracy: float | None
     probabilities: torch.Tensor | None
     seconds: float
+
+
+def best_accuracy(curve):
+    """The highest accuracy in a curve, whose rows end with it; 0 if it has none."""
+    return max((row[-1] for row in curve), default=0.0)
+
+
+def steps_to(curve, accuracy):
+    """Steps of the first row of a curve with at least this accuracy, or infinity."""
+    return next((row[0] for row in curve if row[-1] >= accuracy), math.inf)
 
 
 def build(settings, image_set, size):
@@ -129,8 +158,12 @@ def train(
     workers=0,
     progress=None,
     deadline=None,
+    stop=None,
 ):
     """Train the network of ``settings`` on ``image_set`` and return a :class:`Result`.
+
+    Neither evaluations nor checkpoints change what is trained. The global random states stay as
+    they are.
 
     Parameters
     ----------
@@ -143,32 +176,46 @@ def train(
     workers : int, processes that decode images which do not fit into memory.
     progress : ``tqdm.tqdm`` or None; each evaluation is written through it as a table row.
     deadline : ``time.monotonic()`` at which to save and return with the status "paused".
+    stop : callable, asked after each step whether to do so at once. With several processes, which
+        would disagree, neither can be given.
 
     Raises
     ------
     RunError
-        settings that do not fit the data or each other; a checkpoint of another run.
+        settings that do not fit the data or each other; a damaged checkpoint or another run's.
     """
-    run = _Run(settings, image_set, torch.device(device), folder)
-    with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
+    save_every = settings.every if save_every is None else save_every
+    if save_every < 1:
+        raise RunError(f"expected at least 1 step between checkpoints, got {save_every}")
+    device = torch.device(device)
+
+    def late():
+        if stop is not None and stop():
+            return True
+        return deadline is not None and time.monotonic() > deadline
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        run = _Run(settings, image_set, device, folder, workers, progress)
+        if run.processes > 1 and not (deadline is None and stop is None):
+            raise ValueError("expected neither deadline nor stop with several processes")
         torch.manual_seed(settings.seed * 1000 + run.rank)  # Dropout draws from the global state
-        if resume:
+        if resume and folder:
             run.load()
-        return run.go(save_every or settings.every, workers, progress, deadline)
+        return run.go(save_every, late)
 
 
 class _Run:
     """A run's state: network, optimiser, generators, curve, step."""
 
-    def __init__(self, settings, image_set, device, folder):
+    def __init__(self, settings, image_set, device, folder, workers, progress):
         recipe, self.settings, self.device, self.folder = settings.recipe, settings, device, folder
-        self.images = image_set
+        self.images, self.workers, self.progress = image_set, workers, progress
         distributed = dist.is_initialized()
         self.rank = dist.get_rank() if distributed else 0
         self.processes = dist.get_world_size() if distributed else 1
-        self._check()
         pixels = image_set.train.images
-        self.size = settings.size or _whole_size(pixels.shape)
+        self.size = settings.size or pixels.shape[2]
+        self._check(distributed)
         held_out = min(settings.held_out, max(1, len(pixels) // 10))
         order = np.random.default_rng(0).permutation(len(pixels))
         self.held_out = np.sort(order[:held_out])
@@ -178,7 +225,7 @@ class _Run:
                 f"expected at least {recipe.batch_size} training images for a batch, got "
                 f"{len(self.train_on)}; give a smaller --batch-size"
             )
-        mean, std = _moments(pixels, self.train_on)
+        mean, std = _moments(pixels, self.train_on, workers)
         self.normalizer = Normalizer(
             mean,
             std,
@@ -188,6 +235,7 @@ class _Run:
             flip=settings.flip,
             device=device,
         )
+        self.pixels = _on_device(pixels, device)
         self.model = build(settings, image_set, self.size)
         if settings.sync_bn:
             layers.synchronize(self.model, dist.group.WORLD)
@@ -204,21 +252,27 @@ class _Run:
         self.chance = torch.Generator(device=device).manual_seed(settings.seed)
         self.curve, self.losses, self.step, self.seconds = [], [], 0, 0.0
 
-    def _check(self):
-        settings, recipe = self.settings, self.settings.recipe
-        if settings.steps < 1 or settings.every < 1:
-            raise RunError(f"expected at least one step, got {settings.steps}, {settings.every}")
-        if recipe.batch_size % self.processes:
+    def _check(self, distributed):
+        batch_size, shape = self.settings.recipe.batch_size, self.images.train.images.shape
+        if batch_size % self.processes:
             raise RunError(
                 f"expected a batch size that {self.processes} processes can share, got "
-                f"{recipe.batch_size}; give a multiple with --batch-size"
+                f"{batch_size}; give a multiple with --batch-size"
             )
-        if settings.sync_bn and not dist.is_initialized():
+        if self.settings.sync_bn and not distributed:
             raise RunError("--sync-bn needs several processes; start them with torchrun")
-        if recipe.model == "inception" and self.images.train.images.shape[1] != 3:
+        if self.settings.recipe.model == "inception" and shape[1] != 3:
             raise RunError("expected colour images for the paper's Inception; choose other data")
+        if self.settings.size is None and shape[2] != shape[3]:
+            raise RunError(f"expected square images, got {shape[2]}×{shape[3]}; give --image-size")
+        least = {"small": 4, "plain": 8}.get(self.settings.recipe.model, 1)
+        if self.size < least or min(shape[2:]) < self.size:
+            raise RunError(
+                f"expected an image size from {least} to that of the images, {shape[2]}×{shape[3]},"
+                f" got {self.size}; give another --image-size"
+            )
 
-    def go(self, save_every, workers, progress, deadline):
+    def go(self, save_every, late):
         settings, recipe = self.settings, self.settings.recipe
         forward = torch.compile(self.model) if settings.compile else self.model
         if self.processes > 1:
@@ -235,74 +289,67 @@ class _Run:
         )
         labels = torch.from_numpy(self.images.train.labels).to(self.device)
         mine = (batch[part] for batch in order)
-        began, status = time.monotonic(), "finished"
+        self.began = time.monotonic() - self.seconds
         self.model.train()
-        for batch, pixels in _feed(self.images.train.images, mine, self.device, workers):
+        for batch, pixels in _feed(self.pixels, mine, self.device, self.workers):
             x = self.normalizer.random(pixels, self.chance, (recipe.batch_size, part))
             for group in self.optimizer.param_groups:
                 group["lr"] = settings.lr_at(self.step)
             with self._autocast():
-                loss = F.cross_entropy(
-                    forward(x), labels[batch], label_smoothing=recipe.label_smoothing
-                )
+                outputs = forward(x)
+            loss = F.cross_entropy(
+                outputs.float(), labels[batch], label_smoothing=recipe.label_smoothing
+            )
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
             self.losses.append(loss.detach())
             self.step += 1
-            if progress is not None:
-                progress.update()
-            due = self.step % settings.every == 0 or self.step == settings.steps
-            if due and not self._look(progress):
-                status = "diverged"
-                break
-            late = deadline is not None and time.monotonic() > deadline
-            if self.step % save_every == 0 or self.step == settings.steps or late:
-                self.save(began)
-            if late and self.step < settings.steps:
-                status = "paused"
-                break
-        return self._result(status, began)
+            if self.progress is not None:
+                self.progress.update()
+            last = self.step == settings.steps
+            if (last or self.step % settings.every == 0) and not self._look():
+                return self._result("diverged")
+            stopped = late()
+            if last or stopped or self.step % save_every == 0:
+                self.save()
+            if stopped and not last:
+                return self._result("paused")
+        return self._result("finished")
 
-    def _look(self, progress):
+    def _look(self):
         """Add a row to the curve; False if a loss since the last one was not finite."""
         losses = torch.stack(self.losses).float()
         if self.processes > 1:
             dist.all_reduce(losses)
             losses /= self.processes
-        losses = losses.cpu()
-        self.losses = []
-        bad = (~losses.isfinite()).nonzero()
+        losses, self.losses = losses.cpu(), []
+        bad = (~losses.cumsum(0).isfinite()).nonzero()  # the sum too, or the mean is infinite
         if len(bad):
             self.diverged_at = self.step - len(losses) + int(bad[0]) + 1
             return False
-        accuracy = self._accuracy(self.images.train, self.held_out)
-        self.curve.append([self.step, round(losses.mean().item(), 5), round(accuracy, 5)])
-        if progress is not None:
+        loss = losses.mean().item()
+        probabilities = self._predict(self.pixels, self.held_out)
+        accuracy = _accuracy(probabilities, self.images.train.labels[self.held_out])
+        self.curve.append([self.step, round(loss, 5), round(accuracy, 5)])
+        if self.progress is not None:
             lr = self.settings.lr_at(self.step)
-            progress.write(
-                f"{self.step:9,}  {lr:8.2g}  {losses.mean().item():8.4f}  {accuracy:8.2%}"
-            )
+            self.progress.write(f"{self.step:9,}  {lr:8.2g}  {loss:8.5g}  {accuracy:8.2%}")
         return True
 
-    def _accuracy(self, split, index):
-        probabilities = self._predict(split, index)
-        return float((probabilities.argmax(1).numpy() == split.labels[index]).mean())
-
-    def _predict(self, split, index):
+    def _predict(self, pixels, index):
         """Class probabilities (len(index), classes) in eval mode, on the CPU, the same everywhere.
 
         The first process computes them with its running statistics; the others wait.
         """
-        shape = (len(index), len(self.images.classes))
-        found = torch.zeros(shape)
+        found = torch.zeros(len(index), len(self.images.classes))
         if self.rank == 0:
             self.model.eval()
             parts = np.array_split(index, -(-len(index) // EVALUATION_BATCH))
             with torch.inference_mode(), self._autocast():
                 outputs = [
-                    self.model(self.normalizer.plain(pixels)).float().softmax(1).cpu()
-                    for _, pixels in _feed(split.images, iter(parts), self.device, 0)
+                    self.model(self.normalizer.plain(some)).float().softmax(1).cpu()
+                    for _, some in _feed(pixels, iter(parts), self.device, self.workers)
                 ]
             found = torch.cat(outputs)
             self.model.train()
@@ -311,15 +358,18 @@ class _Run:
             dist.broadcast(found, 0)
         return found.cpu()
 
-    def _result(self, status, began):
+    def _result(self, status):
         accuracy = probabilities = None
         if status == "finished":
             test = self.images.test
             everything = np.arange(len(test.labels))
-            probabilities = self._predict(test, everything)
-            accuracy = float((probabilities.argmax(1).numpy() == test.labels).mean())
-        seconds = self.seconds + time.monotonic() - began
+            probabilities = self._predict(_on_device(test.images, self.device), everything)
+            accuracy = _accuracy(probabilities, test.labels)
+            if not probabilities.isfinite().all():  # the last step's loss still was
+                self.diverged_at = self.step
+                status, accuracy, probabilities = "diverged", None, None
         diverged_at = self.diverged_at if status == "diverged" else None
+        seconds = time.monotonic() - self.began
         return Result(self.curve, status, diverged_at, accuracy, probabilities, seconds)
 
     def _autocast(self):
@@ -327,26 +377,27 @@ class _Run:
             return nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.settings.precision))
 
-    def save(self, began):
+    def save(self):
         """Write the checkpoint; a kill at any moment leaves the old one or the new one."""
-        states = [None] * self.processes
-        own = [torch.get_rng_state(), self.chance.get_state()]
+        if self.folder is None:
+            return
+        own = {"random": torch.get_rng_state(), "chance": self.chance.get_state()}
         if self.device.type == "cuda":
-            own.append(torch.cuda.get_rng_state(self.device))
+            own["cuda"] = torch.cuda.get_rng_state(self.device)
+        own["losses"] = [loss.cpu() for loss in self.losses]
+        processes = [own]
         if self.processes > 1:
-            dist.all_gather_object(states, own)
-        else:
-            states = [own]
-        if self.folder is None or self.rank:
+            processes = [None] * self.processes
+            dist.all_gather_object(processes, own)
+        if self.rank:
             return
         content = {
             "settings": asdict(self.settings),
             "data": self.images.sha256,
             "step": self.step,
             "curve": self.curve,
-            "losses": [loss.cpu() for loss in self.losses],
-            "seconds": self.seconds + time.monotonic() - began,
-            "random": states,
+            "seconds": time.monotonic() - self.began,
+            "processes": processes,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -358,72 +409,113 @@ class _Run:
         os.replace(partial, self.folder / "checkpoint.pt")
 
     def load(self):
-        """Continue from the folder's checkpoint, if there is one."""
+        """Continue from the folder's checkpoint, if there is one; the first process reads it."""
         file = self.folder / "checkpoint.pt"
-        if not file.exists():
+        box = [file.read_bytes() if self.rank == 0 and file.exists() else None]
+        if self.processes > 1:
+            dist.broadcast_object_list(box)
+        if box[0] is None:
             return
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-            theirs = content["settings"]
-        except Exception as error:  # torch.load raises many kinds for a file that is no checkpoint
-            raise RunError(f"{file} is no checkpoint ({error}); delete it to start anew") from None
-        ours = json.loads(json.dumps(asdict(self.settings)))
-        for name in ours:
-            if theirs.get(name) != ours[name]:
-                raise RunError(
-                    f"{file} is of a run with {name} = {theirs.get(name)}, not {ours[name]}; "
-                    "give that, or another --out"
-                )
-        if content["data"] != self.images.sha256:
-            raise RunError(f"{file} is of a run on other data; give that, or another --out")
-        if len(content["random"]) != self.processes:
-            raise RunError(
-                f"{file} is of a run with {len(content['random'])} processes, not "
-                f"{self.processes}; start as many"
-            )
+        content = _opened(box[0], file)
+        self._check_same(content, file)
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.curve = content["step"], content["curve"]
-        self.losses = [loss.to(self.device) for loss in content["losses"]]
         self.seconds = content["seconds"]
-        own = content["random"][self.rank]
-        torch.set_rng_state(own[0])
-        self.chance.set_state(own[1])
+        own = content["processes"][self.rank]
+        torch.set_rng_state(own["random"])
+        self.chance.set_state(own["chance"])
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(own[2], self.device)
+            torch.cuda.set_rng_state(own["cuda"], self.device)
+        self.losses = [loss.to(self.device) for loss in own["losses"]]
+        if self.progress is not None:
+            self.progress.initial = self.progress.n = self.step
+            done = "is finished" if self.step == self.settings.steps else "goes on"
+            self.progress.write(f"{self.step:9,}  of {self.settings.steps:,} steps: the run {done}")
+
+    def _check_same(self, content, file):
+        """Raise RunError if the checkpoint is not of this run."""
+        theirs, ours = _flat(content["settings"]), _flat(asdict(self.settings))
+        for name, their, our in (
+            ("data", content["data"], self.images.sha256),
+            ("processes", len(content["processes"]), self.processes),
+            *((name, theirs.get(name), ours.get(name)) for name in theirs | ours),
+            (  # of the last step: the recipe's may have changed
+                "learning rate",
+                content["optimizer"]["param_groups"][0]["lr"],
+                self.settings.lr_at(content["step"] - 1),
+            ),
+        ):
+            if their != our:
+                raise RunError(
+                    f"{file} is of a run with {name} = {their}, not {our}; give that, or another "
+                    "--out"
+                )
+
+
+def _opened(raw, file):
+    """The checkpoint's contents from its bytes."""
+    try:
+        stream = io.BytesIO(raw)
+        damaged = zipfile.ZipFile(stream).testzip()  # torch.load compares no checksums
+        if damaged:
+            raise ValueError(f"{damaged} is damaged")
+        stream.seek(0)
+        content = torch.load(stream, map_location="cpu", weights_only=True)
+        content["settings"], content["model"], content["processes"]
+        return content
+    except MemoryError:
+        raise
+    except Exception as error:  # many kinds, for a file that is no checkpoint
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{file} is no checkpoint ({reason}); delete it to start anew") from None
+
+
+def _flat(settings):
+    """Settings as a dict, with the recipe's fields among them."""
+    fields = settings | settings["recipe"]
+    return {name: fields[name] for name in fields if name not in ("recipe", "about")}
+
+
+def _on_device(pixels, device):
+    """An array as a tensor on the device; ``images.Files`` as they are."""
+    return torch.from_numpy(pixels).to(device) if isinstance(pixels, np.ndarray) else pixels
 
 
 def _feed(pixels, order, device, workers):
-    """Yield (indices, uint8 images) for the index arrays of ``order``."""
-    if isinstance(pixels, np.ndarray):
-        pixels = torch.from_numpy(pixels).to(device)
+    """Yield (indices, uint8 images) on the device for the index arrays of ``order``."""
+    if isinstance(pixels, torch.Tensor):
         for batch in order:
-            batch = torch.from_numpy(batch)
-            yield batch, pixels[batch.to(device)]
+            batch = torch.from_numpy(batch).to(device)
+            yield batch, pixels[batch]
         return
-    batches = []
+    ahead = []
 
     def noted():
         for batch in order:
-            batches.append(torch.from_numpy(batch))
+            ahead.append(torch.from_numpy(batch))
             yield batch
 
     for found in images.batches(pixels, noted(), workers):
-        yield batches.pop(0), found.to(device, non_blocking=True)
+        yield ahead.pop(0).to(device), found.to(device, non_blocking=True)
 
 
-def _whole_size(shape):
-    height, width = shape[2:]
-    if height != width:
-        raise RunError(f"expected square images, got {height}×{width}; give --image-size")
-    return height
+def _accuracy(probabilities, labels):
+    return float((probabilities.argmax(1).numpy() == labels).mean())
 
 
-def _moments(pixels, index):
-    """Mean and standard deviation of each channel, in [0, 1], from at most 5,000 images."""
-    some = np.asarray(pixels[index[:: max(1, len(index) // 5000)]])
-    mean = some.mean((0, 2, 3), dtype=np.float64) / 255
-    return mean.tolist(), (some.std((0, 2, 3), dtype=np.float64) / 255).tolist()
+def _moments(pixels, index, workers):
+    """Mean and standard deviation of each channel, in [0, 1], from 5,000 to 10,000 images."""
+    index = index[:: max(1, len(index) // 5000)]
+    parts = np.array_split(index, len(index) // EVALUATION_BATCH + 1)
+    counts = np.zeros((pixels.shape[1], 256))
+    for some in images.batches(pixels, parts, workers):
+        for channel, values in enumerate(some.numpy().swapaxes(0, 1)):
+            counts[channel] += np.bincount(values.ravel(), minlength=256)
+    share, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
+    mean = share @ values
+    variance = (share * (values - mean[:, None]) ** 2).sum(1)
+    return mean.tolist(), np.sqrt(variance).tolist()
 
 
 def device_name(device):
@@ -441,10 +533,11 @@ def write_record(settings, result, *, name, command, image_set, device, where):
         "test_accuracy": result.test_accuracy,
         "seconds": round(result.seconds, 1),
     }
+    processes = dist.get_world_size() if dist.is_initialized() else 1
     return records.write(
         name,
         command=command,
-        config=asdict(settings),
+        config=asdict(settings) | {"processes": processes},
         results=[row],
         seeds=[settings.seed],
         data={image_set.name: image_set.sha256},

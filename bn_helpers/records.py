@@ -86,6 +86,11 @@ def read(name, where=None):
     return record
 
 
+def rows(record, **wanted):
+    """The rows of ``record["results"]`` that have these values; None: that lack the key."""
+    return [r for r in record["results"] if all(r.get(k) == v for k, v in wanted.items())]
+
+
 def write(name, *, command, config, results, seeds=(), data=None, device=None, where=None):
     """Store a record and return its path; the commit and the versions are added here.
 

@@ -1,30 +1,31 @@
 """Measure speeds as ratios, print them as tables and store them as records (`make bench`).
 
-    python scripts/bench.py [layers] [whitening] [folding] [sweep]     (default: all)
+    python scripts/bench.py [SUITE …] [--device cuda] [--where FOLDER]     (default: all suites)
 
 All implementations of one row take turns, round by round, so that a busy moment of the machine
-meets all of them; a ratio is the median of the rounds' ratios. One thread.
+meets all of them; a ratio is the median of the rounds' ratios. One thread. ``roofline`` and
+``training`` run on a GPU where there is one, and store their record under a name of its own.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
+import argparse
 import shutil
-import sys
-import time
 import tracemalloc
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from statistics import median
 
+import bench_speed
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timing import composed, interleaved, ratio, set_pages
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from bn_helpers import data, layers, records, reference, sweep, whitening
+from bn_helpers import data, engine, layers, records, reference, sweep, whitening
 
 CASES = [  # layout, shape, pages; "new" first, since malloc never unlearns what it has kept
     ("NCHW", (32, 64, 56, 56), "new"),
@@ -34,56 +35,6 @@ CASES = [  # layout, shape, pages; "new" first, since malloc never unlearns what
     ("NC", (256, 1024), "reused"),
     ("NC", (64, 100), "reused"),
 ]
-ROUND_SECONDS = 0.03
-
-
-def interleaved(functions, rounds):
-    """Return {name: seconds of one call, one entry a round}; first calls are not counted."""
-    calls, seconds = {}, {name: [] for name in functions}
-    for name, function in functions.items():
-        function()
-        start = time.perf_counter()
-        function()
-        calls[name] = max(1, int(ROUND_SECONDS / (time.perf_counter() - start)))
-    gc.disable()
-    try:
-        for _ in range(rounds):
-            for name, function in functions.items():
-                start = time.perf_counter()
-                for _ in range(calls[name]):
-                    function()
-                seconds[name].append((time.perf_counter() - start) / calls[name])
-    finally:
-        gc.enable()
-    return seconds
-
-
-def ratio(seconds, name, base):
-    return median(a / b for a, b in zip(seconds[name], seconds[base], strict=True))
-
-
-def composed(x, weight, bias, eps=1e-5):
-    """BN from differentiable torch operations, as a textbook writes it."""
-    axes = [a for a in range(x.dim()) if a != 1]
-    shape = [1, -1, *[1] * (x.dim() - 2)]
-    mean = x.mean(axes, keepdim=True)
-    var = ((x - mean) ** 2).mean(axes, keepdim=True)
-    return (x - mean) / torch.sqrt(var + eps) * weight.view(shape) + bias.view(shape)
-
-
-def set_pages(kind):
-    """Have malloc take large results from ``"reused"`` or from ``"new"`` pages (glibc only).
-
-    Each new page is zeroed by the system when it is first written. glibc's default does either,
-    depending on what the program freed before, and moves the ratios by a factor of two.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # the names of mallopt's settings in malloc.h
-    libc, small, largest = ctypes.CDLL(None), 16 << 20, 32 << 20
-    done = libc.mallopt(trim_threshold, 2**31 - 1 if kind == "reused" else small)
-    done &= libc.mallopt(mmap_threshold, largest if kind == "reused" else small)
-    if not done:
-        sys.exit(f"expected glibc's mallopt to accept the settings for {kind} pages; run on Linux")
-    libc.malloc_trim(0)
 
 
 def bench_layers(rounds=25):
@@ -310,23 +261,45 @@ SUITES = {
     "folding": bench_folding,
     "sweep": bench_sweep,
 }
+DEVICE_SUITES = {"roofline": bench_speed.roofline, "training": bench_speed.training}
 
 
-def main(arguments):
-    unknown = set(arguments) - set(SUITES)
-    if unknown:
-        sys.exit(f"expected suites among {', '.join(SUITES)}, got {', '.join(sorted(unknown))}")
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Measure speeds and store them as records.")
+    parser.add_argument(
+        "suites", nargs="*", metavar="SUITE", help=f"of {', '.join([*SUITES, *DEVICE_SUITES])}"
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="of roofline and training (default: a GPU where there is one)",
+    )
+    parser.add_argument("--where", type=Path, help="folder of the records (default: book/records)")
+    options = parser.parse_args(arguments)
+    known = {**SUITES, **DEVICE_SUITES}
+    if unknown := set(options.suites) - set(known):
+        parser.error(f"expected suites among {', '.join(known)}, got {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
-    for name in arguments or SUITES:
-        config, results = SUITES[name]()
+    for name in options.suites or known:
+        record, command, device = f"bench_{name}", f"python scripts/bench.py {name}", None
+        if name in SUITES:
+            config, results = SUITES[name]()
+        else:
+            config, results = DEVICE_SUITES[name](options.device)
+            command += f" --device {options.device}"
+            device = engine.device_name(options.device)
+            record += "_cuda" if options.device == "cuda" else ""
         file = records.write(
-            f"bench_{name}",
-            command=f"python scripts/bench.py {name}",
+            record,
+            command=command,
             config={**config, "threads": 1},
             results=results,
+            device=device,
+            where=options.where,
         )
         print(f"stored {file.name}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

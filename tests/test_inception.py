@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +73,55 @@ def test_a_record_waits_for_its_last_network(tiny, tmp_path):
     # Probabilities are kept in half precision: a tie may fall the other way.
     assert np.allclose([top for top, _ in together["of each"]], alone, atol=0.01)
     assert len(together["networks"]) == 6
+
+
+class Pool:
+    """In place of the pool of processes: does its work at once, here."""
+
+    def __init__(self, workers, context, initializer, arguments):
+        initializer(*arguments)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, call, *arguments):
+        future = Future()
+        future.set_result(call(*arguments))
+        return future
+
+
+def test_a_command_that_is_stopped_goes_on_to_the_same_record(tiny, tmp_path, monkeypatch, capsys):
+    """Before the first network, within the second, then not at all."""
+    monkeypatch.setattr(inception, "ProcessPoolExecutor", Pool)
+    arguments = ["inception.py", "figures", "--data", "digits", "--device", "cpu"]
+    real, trained = engine.train, []
+
+    def train(settings, *rest, **options):
+        trained.append(settings)
+        if len(trained) == 2:
+            options["deadline"] = 0.0  # since long: it stops after a step
+        return real(settings, *rest, **options)
+
+    def results(*more):
+        monkeypatch.setattr(sys, "argv", [*arguments, *more])
+        inception.main()
+        if "not complete" in capsys.readouterr().out:
+            return None
+        return records.read("inception_figures", tmp_path)["results"]
+
+    assert results("--minutes", "1e-9") is None
+    monkeypatch.setattr(engine, "train", train)
+    assert results() is None
+    (left,) = tmp_path.glob("*/checkpoint.pt")
+    stopped = results()
+    assert len(trained) == 7 + 1  # none of the finished ones again
+    assert not left.exists()
+    monkeypatch.setattr(inception, "RUNS", tmp_path / "whole")
+    assert results() == stopped
+    assert len(trained) == 8 + 7
 
 
 def test_the_mean_of_probabilities_decides(monkeypatch, tiny):

@@ -1,0 +1,90 @@
+"""How the suites of bench.py measure: turn by turn, on settled memory, with one rival for all."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import time
+from statistics import median, quantiles
+
+import torch
+
+ROUND_SECONDS = 0.03
+
+
+def interleaved(functions, rounds, device="cpu", round_seconds=ROUND_SECONDS):
+    """Return {name: seconds of one call, one entry a round}; first calls are not counted.
+
+    On a CPU these are seconds of this thread, so that what other programs take does not count.
+    A measurement whose work ran on other threads too ends the program.
+    """
+    calls, seconds = {}, {name: [] for name in functions}
+    for name, function in functions.items():
+        function()
+        start = _now(device)
+        function()
+        calls[name] = max(1, int(round_seconds / (_now(device) - start)))
+    gc.disable()
+    thread, process = time.thread_time(), time.process_time()
+    try:
+        for _ in range(rounds):
+            for name, function in functions.items():
+                start = _now(device)
+                for _ in range(calls[name]):
+                    function()
+                seconds[name].append((_now(device) - start) / calls[name])
+    finally:
+        gc.enable()
+    thread, process = time.thread_time() - thread, time.process_time() - process
+    if device == "cpu" and process > 1.03 * thread + 0.05:
+        sys.exit(
+            f"expected all work on one thread, got {process:.1f} s of the process and "
+            f"{thread:.1f} s of the thread; set OMP_NUM_THREADS=1, or use make bench"
+        )
+    return seconds
+
+
+def _now(device):
+    if device == "cuda":
+        torch.cuda.synchronize()  # calls only queue work on a GPU
+        return time.perf_counter()
+    return time.thread_time()
+
+
+def ratio(seconds, name, base):
+    return median(_ratios(seconds, name, base))
+
+
+def speed(seconds, name, base):
+    """Median and quartiles of ``name``'s speed, in units of ``base``'s."""
+    low, middle, high = quantiles(_ratios(seconds, base, name), n=4)
+    return {"speed": middle, "quartiles": [low, high]}
+
+
+def _ratios(seconds, name, base):
+    return [a / b for a, b in zip(seconds[name], seconds[base], strict=True)]
+
+
+def composed(x, weight, bias, eps=1e-5):
+    """BN from differentiable torch operations, as a textbook writes it."""
+    axes = [a for a in range(x.dim()) if a != 1]
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    mean = x.mean(axes, keepdim=True)
+    var = ((x - mean) ** 2).mean(axes, keepdim=True)
+    return (x - mean) / torch.sqrt(var + eps) * weight.view(shape) + bias.view(shape)
+
+
+def set_pages(kind):
+    """Have malloc take large results from ``"reused"`` or from ``"new"`` pages (glibc only).
+
+    Each new page is zeroed by the system when it is first written. glibc's default does either,
+    depending on what the program freed before, and moves the ratios by a factor of two.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # the names of mallopt's settings in malloc.h
+    libc, small, largest = ctypes.CDLL(None), 16 << 20, 32 << 20
+    done = libc.mallopt(trim_threshold, 2**31 - 1 if kind == "reused" else small)
+    done &= libc.mallopt(mmap_threshold, largest if kind == "reused" else small)
+    if not done:
+        sys.exit(f"expected glibc's mallopt to accept the settings for {kind} pages; run on Linux")
+    libc.malloc_trim(0)
