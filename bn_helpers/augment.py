@@ -55,13 +55,12 @@ class Normalizer:
         """A window of size × size from each image, padded with zeros, at a random place."""
         if self.pad:
             images = torch.nn.functional.pad(images, (self.pad,) * 4)
-        room = torch.tensor(images.shape[2:], device=self.device) - self.size
-        if not room.any():
+        down, right = (extent - self.size + 1 for extent in images.shape[2:])
+        if down == right == 1:
             return images
-        first = (chance * (room + 1)).long()  # (N, 2): top, left
         window = torch.arange(self.size, device=self.device)
-        rows = (first[:, :1] + window)[:, None, :, None]  # (N, 1, size, 1)
-        columns = (first[:, 1:] + window)[:, None, None, :]
+        rows = ((chance[:, :1] * down).long() + window)[:, None, :, None]  # (N, 1, size, 1)
+        columns = ((chance[:, 1:] * right).long() + window)[:, None, None, :]
         n = torch.arange(len(images), device=self.device)[:, None, None, None]
         c = torch.arange(images.shape[1], device=self.device)[None, :, None, None]
         return images[n, c, rows, columns]
