@@ -83,8 +83,8 @@ class Result(NamedTuple):
     """What a run leaves: ``curve`` rows are [step, mean training loss, held-out accuracy].
 
     ``status`` is "finished", "diverged" or "paused"; ``diverged_at`` the first step whose loss was
-    not finite (or after which the outputs were not), or None; ``probabilities`` (test images, classes) the final network's, on the CPU,
-    or None; ``seconds`` of training and evaluation.
+    not finite (or after which the outputs were not), or None; ``probabilities`` (test images,
+    classes) the final network's, on the CPU, or None; ``seconds`` of training and evaluation.
     """
 
     curve: list

@@ -21,7 +21,7 @@ LAYOUT = "train/<class>/*.jpg and, beside train, test/ or val/ with the same cla
 
 
 class ImageSplit(NamedTuple):
-    """``images`` (N, C, H, W) uint8, an ndarray or :class:`Files`; ``labels`` (N,) int64."""
+    """``images`` (N, C, H, W) uint8, an ndarray or ``Files``; ``labels`` (N,) int64."""
 
     images: np.ndarray | Files
     labels: np.ndarray
@@ -29,7 +29,7 @@ class ImageSplit(NamedTuple):
 
 class ImageSet(NamedTuple):
     """``classes[label]`` names a class; ``name`` is to be stated with results; ``sha256`` is of all
-    images and labels or, for :class:`Files`, of the sorted relative paths, sizes and labels."""
+    images and labels or, for ``Files``, of the sorted relative paths, sizes and labels."""
 
     train: ImageSplit
     test: ImageSplit
@@ -59,7 +59,7 @@ def load_images(source, *, size=None, workers=0, in_memory=2**31):
         for all.
     workers : int, processes that decode files. 0: this one does.
     in_memory : int, bytes. Images of a folder that would take more stay on the disk, as
-        :class:`Files`, and are decoded when they are used.
+        ``Files``, and are decoded when they are used.
 
     Returns
     -------
@@ -99,10 +99,10 @@ def batches(images, order, workers=0):
 
     Parameters
     ----------
-    images : ndarray or :class:`Files`, (N, C, H, W) uint8.
+    images : ndarray or ``Files``, (N, C, H, W) uint8.
     order : iterable of int arrays (B,), indices of images. It may be endless; it is read at most
         two arrays per worker ahead of what is yielded.
-    workers : int, processes that decode :class:`Files` ahead of use. No global random state is
+    workers : int, processes that decode ``Files`` ahead of use. No global random state is
         used or changed: the same is yielded with any number of them.
 
     Yields
@@ -155,7 +155,7 @@ class _Returning:
 
 
 def _decoded(split, workers):
-    """``split`` with its :class:`Files` as an array."""
+    """``split`` with its ``Files`` as an array."""
     images = np.empty(split.images.shape, np.uint8)
     parts = np.array_split(np.arange(len(images)), len(images) // 256 + 1)
     for part, batch in zip(parts, batches(split.images, parts, workers), strict=True):

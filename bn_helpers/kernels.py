@@ -141,7 +141,7 @@ def _plan(x, *others):
 
 
 def batch_norm(x, weight=None, bias=None, eps=1e-5):
-    """:func:`layers.batch_norm` by Triton's kernels on a GPU, in float32, bfloat16 or float16.
+    """:func:`bn_helpers.layers.batch_norm` by Triton's kernels on a GPU, in float32 or 16 bits.
 
     Everywhere else, and where Triton is missing, it is ``layers.batch_norm``; arguments, results
     and errors are the same. TRITON_INTERPRET=1, set before the import, tries the kernels on a CPU.

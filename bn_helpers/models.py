@@ -11,8 +11,8 @@ import math
 import torch
 from torch import nn
 
-#: Ioffe & Szegedy (2015), Figure 5. Rows: name, widths of the branches (1×1; 3×3 reduce, 3×3;
-#: double 3×3 reduce, double 3×3), pooling, its projection (0: pass through, and stride 2).
+# Ioffe & Szegedy (2015), Figure 5. Rows: name, widths of the branches (1×1; 3×3 reduce, 3×3;
+# double 3×3 reduce, double 3×3), pooling, its projection (0: pass through, and stride 2).
 FIGURE_5 = (
     ("3a", 64, 64, 64, 64, 96, "avg", 32),
     ("3b", 64, 64, 96, 64, 96, "avg", 64),
@@ -25,7 +25,7 @@ FIGURE_5 = (
     ("5a", 352, 192, 320, 160, 224, "avg", 128),
     ("5b", 352, 192, 320, 192, 224, "max", 128),
 )
-#: Output channels that Figure 5 prints. The branches of 4c, 4d and 4e sum to 608, 608 and 1056.
+# Output channels that Figure 5 prints. The branches of 4c, 4d and 4e sum to 608, 608 and 1056.
 PRINTED = (256, 320, 576, 576, 576, 576, 576, 1024, 1024, 1024)
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-#: Initial learning rate of plain Inception, by model: the paper's for its own network; for the
-#: small one, the best of five by the mean of the last four held-out accuracies, over five seeds
-#: (record inception_tuning).
+# Initial learning rate of plain Inception, by model: the paper's for its own network; for the
+# small one, the best of five by the mean of the last four held-out accuracies, over five seeds
+# (record inception_tuning).
 BASE_LR = {"small": 0.03, "inception": 0.0015, "plain": 0.1}
 
 
@@ -41,7 +41,7 @@ class Recipe:
     label_smoothing: float = 0.0
 
 
-#: The seven changes of section 4.2.1: name → fields that differ from BN-Baseline.
+# The seven changes of section 4.2.1: name → fields that differ from BN-Baseline.
 CHANGES = {
     "higher learning rate": {"faster": 5.0},
     "no Dropout": {"dropout": 0.0},
@@ -87,8 +87,8 @@ RECIPES = {
     "speed-plain": replace(_speed, about="the same without BN", bn=False, faster=0.5),
 }
 
-#: Section 4.2.3: six networks, each BN-x30 with some of: larger initial weights in the
-#: convolutions, Dropout of 5 or 10 %, BN per activation in the last hidden layers.
+# Section 4.2.3: six networks, each BN-x30 with some of: larger initial weights in the
+# convolutions, Dropout of 5 or 10 %, BN per activation in the last hidden layers.
 ENSEMBLE = {
     "as it is": {},
     "larger weights": {"gain": 1.5},

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from bn_helpers import data, engine, images
 from bn_helpers.recipes import BASE_LR, RECIPES
 
-#: Exit codes. REFUSED: an argument, or data, a checkpoint or a folder that cannot be used.
+# Exit codes. REFUSED: an argument, or data, a checkpoint or a folder that cannot be used.
 REFUSED, DIVERGED, OUT_OF_MEMORY, LOST, INTERRUPTED = 2, 3, 4, 5, 130
 
 

@@ -481,6 +481,21 @@ def test_each_evaluation_is_a_row_with_the_loss_and_the_next_rate(tmp_path):
     assert "finished" in again.rows[0]
 
 
+@pytest.mark.parametrize("width", [2, 3])  # a row is [step, accuracy] or [step, loss, accuracy]
+def test_steps_to_an_accuracy_are_those_of_the_first_row_that_has_it(width):
+    rows = [[10, 2.0, 0.1], [20, 1.5, 0.5], [30, 1.2, 0.4], [40, 1.1, 0.5]]
+    curve = [[row[0], *row[4 - width :]] for row in rows]
+    assert engine.best_accuracy(curve) == 0.5
+    assert [engine.steps_to(curve, a) for a in (0.0, 0.1, 0.3, 0.5, 0.6)] == [
+        10,
+        10,
+        20,
+        20,
+        np.inf,
+    ]
+    assert (engine.best_accuracy([]), engine.steps_to([], 0.0)) == (0.0, np.inf)
+
+
 def test_a_record_keeps_the_run(tmp_path):
     chosen, result = settings(), uninterrupted(settings())
     file = engine.write_record(
