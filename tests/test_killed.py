@@ -97,7 +97,7 @@ def folder(tmp_path_factory):
     return root
 
 
-def arguments(folder, out, *changes, steps=60, **recipe):
+def arguments(folder, out, *changes, steps=100, **recipe):
     return command(out, "--batch-size", 16, *OFTEN, *changes, data=folder, steps=steps, **recipe)
 
 
@@ -172,7 +172,7 @@ def test_the_command_itself_can_be_killed(folder, whole, tmp_path):
     finally:
         process.kill()
     assert process.wait(PATIENCE) == -signal.SIGKILL
-    assert 0 < checkpoint(tmp_path)["step"] < 60
+    assert 0 < checkpoint(tmp_path)["step"] < 100
     assert training.main(command) == 0
     assert_same(tmp_path, whole)
 
@@ -254,7 +254,7 @@ def test_the_loss_of_one_of_two_processes_costs_nothing(two, folder, tmp_path):
     second.kill()
     assert exit_code(second) == -signal.SIGKILL
     assert exit_code(first) == training.LOST == 5
-    assert 0 < checkpoint(again)["step"] < 60
+    assert 0 < checkpoint(again)["step"] < 100
     assert [exit_code(process) for process in two(arguments(folder, again))] == [0, 0]
     assert_same(again, whole)
 
