@@ -124,7 +124,7 @@ PARTS = ("tuning", "figures", "ensemble", "changes", "map", "batch")
 
 def folder_of(settings, sha256):
     """Where a network's files lie: networks that are the same share it."""
-    text = json.dumps([asdict(settings), sha256], sort_keys=True)
+    text = json.dumps([asdict(settings), settings.initial_lr, sha256], sort_keys=True)
     return RUNS / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
