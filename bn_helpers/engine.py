@@ -21,7 +21,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from bn_helpers import images, layers, models, records
+from bn_helpers import convert, images, models, records
 from bn_helpers.augment import Normalizer
 from bn_helpers.recipes import BASE_LR, Recipe
 
@@ -238,7 +238,7 @@ class _Run:
         self.pixels = _on_device(pixels, device)
         self.model = build(settings, image_set, self.size)
         if settings.sync_bn:
-            layers.synchronize(self.model, dist.group.WORLD)
+            convert.synchronize(self.model, dist.group.WORLD)
         self.model.to(device, memory_format=torch.channels_last)
         with_decay = [p for p in self.model.parameters() if p.dim() > 1]
         without = [p for p in self.model.parameters() if p.dim() == 1]
