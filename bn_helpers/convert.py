@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 from torch import distributed as dist
 from torch import nn
@@ -11,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bn_helpers import layers
 from bn_helpers.layers import BatchNorm
+from bn_helpers.population import bessel, refuse_negative
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _FOLDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
@@ -51,7 +53,8 @@ def from_native(model):
 def to_native(model, kind=nn.BatchNorm2d):
     """Make each :class:`layers.BatchNorm` in ``model`` one of PyTorch's own layers.
 
-    For tools that ask for the exact type: fusing by ``torch.fx``, quantisation, ``torch.jit.script``.
+    For tools that ask for the exact type: fusing by ``torch.fx``, quantisation,
+    ``torch.jit.script``.
 
     Parameters
     ----------
@@ -117,8 +120,8 @@ def fold(layer, bn):
     ----------
     layer : ``nn.Linear`` (on (N, features)), ``nn.Conv1d`` to ``nn.Conv3d`` or
         ``nn.ConvTranspose1d`` to ``nn.ConvTranspose3d``, any groups, with or without bias.
-    bn : :class:`layers.BatchNorm` or ``nn.BatchNorm1d`` to ``nn.BatchNorm3d``, in eval mode, for the
-        layer's output channels C.
+    bn : :class:`layers.BatchNorm` or ``nn.BatchNorm1d`` to ``nn.BatchNorm3d``, in eval mode, for
+        the layer's output channels C.
 
     Returns
     -------
@@ -178,3 +181,80 @@ def _check_foldable(layer, bn):
             f"expected bn for the layer's {channels} output channels, got {bn.num_features}; "
             f"use BatchNorm({channels})"
         )
+
+
+def from_keras(moving_mean, moving_variance, *, momentum=0.99, epsilon=1e-3, m=None, steps=None):
+    """Keras' statistics and settings as those of ``nn.BatchNorm*d``.
+
+    Keras' momentum is the share that is *kept*, and Keras 3 (like ``fused=False`` before it)
+    stores the average of the *biased* variances, where PyTorch stores unbiased ones. The fused
+    kernels of TensorFlow apply m/(m − 1) themselves: leave ``m`` out for their statistics.
+
+    Parameters
+    ----------
+    moving_mean, moving_variance : arrays of one shape.
+    momentum, epsilon : float in [0, 1] and float > 0, Keras' settings; its defaults.
+    m : int, values per statistic in each training batch; the variance becomes the one PyTorch
+        would have stored. None leaves it: predictions in eval mode are then Keras' own.
+    steps : int, training batches seen; the start value 1, of which momentum**steps is left in the
+        average, is not scaled by m/(m − 1). None if it is long forgotten. Used only with ``m``.
+
+    Returns
+    -------
+    dict with ``running_mean``, ``running_var`` (float64), ``momentum`` and ``eps``.
+
+    Raises
+    ------
+    ValueError
+        momentum outside [0, 1], epsilon ≤ 0, m below 2, steps below 0, shapes that
+        differ, a negative variance.
+    """
+    mean, var = _settings(moving_mean, moving_variance, momentum, epsilon, steps)
+    if m is not None:
+        left = 0.0 if steps is None else momentum**steps
+        var = left + bessel(m, mean[None])[0] * (var - left)
+    return {"running_mean": mean, "running_var": var, "momentum": 1 - momentum, "eps": epsilon}
+
+
+def to_keras(running_mean, running_var, *, momentum=0.1, eps=1e-5, m=None, steps=None):
+    """The statistics and settings of ``nn.BatchNorm*d`` as Keras': undoes :func:`from_keras`.
+
+    Parameters
+    ----------
+    running_mean, running_var : arrays of one shape.
+    momentum, eps : float in [0, 1] and float > 0, PyTorch's settings; its defaults.
+    m, steps : as in :func:`from_keras`; None leaves the variance as it is.
+
+    Returns
+    -------
+    dict with ``moving_mean``, ``moving_variance`` (float64), ``momentum`` and ``epsilon``.
+
+    Raises
+    ------
+    ValueError
+        as :func:`from_keras`, and momentum None, which Keras does not have.
+    """
+    if momentum is None:
+        raise ValueError(
+            "expected momentum in [0, 1], got None; Keras has no cumulative average: "
+            "convert with the momentum that training is to go on with"
+        )
+    mean, var = _settings(running_mean, running_var, momentum, eps, steps)
+    if m is not None:
+        left = 0.0 if steps is None else (1 - momentum) ** steps
+        var = left + (var - left) / bessel(m, mean[None])[0]
+    return {"moving_mean": mean, "moving_variance": var, "momentum": 1 - momentum, "epsilon": eps}
+
+
+def _settings(mean, var, momentum, eps, steps):
+    mean, var = np.asarray(mean, dtype=float), np.asarray(var, dtype=float)
+    if mean.shape != var.shape:
+        raise ValueError(f"expected mean and variance of one shape, got {mean.shape}, {var.shape}")
+    refuse_negative(var)
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"expected momentum in [0, 1], got {momentum}")
+    if not eps > 0:
+        raise ValueError(f"expected a positive epsilon, got {eps}; the defaults are 1e-3 and 1e-5")
+    if steps is not None and steps < 0:
+        raise ValueError(f"expected steps >= 0, got {steps}; pass the number of batches seen")
+    return mean, var

@@ -14,7 +14,6 @@ from torch.autograd import Function
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bn_helpers import memory
-from bn_helpers.memory import PerChannel
 
 
 def batch_norm(x, weight=None, bias=None, eps=1e-5):
@@ -337,7 +336,7 @@ def _again(ctx, x):
 
 
 def _side_by_side(tensor, dim, networks, axis=0):
-    """A tensor batched along ``dim``, or one for all networks, with the networks' channels joined."""
+    """A tensor batched along ``dim``, or the one of all networks, with their channels joined."""
     if tensor is None:
         return None
     if dim is None:

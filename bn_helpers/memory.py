@@ -33,7 +33,7 @@ def per_channel(*tensors):
 
 
 def compute(values, like):
-    """The tensor (N, C, …) of ``values``, in the dtype and, if not watched, the layout of ``like``."""
+    """The tensor (N, C, …) of ``values`` in ``like``'s dtype and, if not watched, its layout."""
     if isinstance(values, PerChannel):
         return values.tensor(like)
     if values.dtype != like.dtype:
@@ -53,7 +53,7 @@ class PerChannel:
         self.shift = shift
 
     def __sub__(self, other):
-        """Take off a vector, the centre of a tensor; or another PerChannel from a centred tensor."""
+        """Take off a vector, the centre; or, from a centred tensor, another PerChannel."""
         ((tensor, centre, _),) = self.terms
         if not isinstance(other, PerChannel):
             return PerChannel([(tensor, other, None)])
