@@ -139,6 +139,7 @@ class BatchNorm(_BatchNorm):
             factor = 1 / (count + 1).to(mean.dtype)
         # PyTorch counts an empty batch and leaves it at that.
         if running_mean is not None and factor is not None and not _is_empty(m):
+            m = m.to(mean.dtype) if isinstance(m, torch.Tensor) else m
             move = _replace if memory.in_transform() else _move
             move(running_mean, 1 - factor, mean, factor)
             move(running_var, 1 - factor, var, factor * (m / (m - 1)))
@@ -307,8 +308,8 @@ _PlainNormalizeFixed = _without_transforms(_NormalizeFixed)
 
 
 def _apply(function, plain, *inputs):
-    if torch.jit.is_tracing():
-        return function.forward(*inputs)
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        return function.forward(*inputs)  # what is recorded is differentiated later
     if memory.in_transform():
         return function.apply(*inputs)
     return plain.apply(*inputs)

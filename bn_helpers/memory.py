@@ -38,7 +38,8 @@ def compute(values, like):
         return values.tensor(like)
     if values.dtype != like.dtype:
         values = values.to(like.dtype)
-    return values.contiguous() if values.dim() == 2 else values.movedim(-1, 1)
+    # No view: what comes next may work in place.
+    return values.contiguous() if values.dim() == 2 else values.movedim(-1, 1).clone()
 
 
 class PerChannel:
