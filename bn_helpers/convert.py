@@ -20,12 +20,13 @@ _NATIVE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def from_native(model):
-    """Make each of PyTorch's batch normalizations in ``model`` a :class:`layers.BatchNorm`.
+    """Make each batch normalization of PyTorch in ``model`` one of ours.
 
     Parameters
     ----------
     model : ``nn.Module``, changed in place: each ``nn.BatchNorm1d`` to ``nn.BatchNorm3d`` and
-        ``nn.SyncBatchNorm`` changes its class and keeps parameters, buffers, hooks and mode.
+        ``nn.SyncBatchNorm`` becomes a :class:`~bn_helpers.layers.BatchNorm` and keeps its
+        parameters, buffers, hooks and mode.
 
     Returns
     -------
@@ -51,7 +52,7 @@ def from_native(model):
 
 
 def to_native(model, kind=nn.BatchNorm2d):
-    """Make each :class:`layers.BatchNorm` in ``model`` one of PyTorch's own layers.
+    """Make each :class:`~bn_helpers.layers.BatchNorm` in ``model`` one of PyTorch's own layers.
 
     For tools that ask for the exact type: fusing by ``torch.fx``, quantisation,
     ``torch.jit.script``.
@@ -90,8 +91,8 @@ def synchronize(model, process_group=None):
     Parameters
     ----------
     model : ``nn.Module``, changed in place: as by :func:`from_native`, and each
-        :class:`layers.BatchNorm` gets the group.
-    process_group : as in :class:`layers.BatchNorm`; None: all processes.
+        :class:`~bn_helpers.layers.BatchNorm` gets the group.
+    process_group : as in :class:`~bn_helpers.layers.BatchNorm`; None: all processes.
 
     Returns
     -------
@@ -120,8 +121,8 @@ def fold(layer, bn):
     ----------
     layer : ``nn.Linear`` (on (N, features)), ``nn.Conv1d`` to ``nn.Conv3d`` or
         ``nn.ConvTranspose1d`` to ``nn.ConvTranspose3d``, any groups, with or without bias.
-    bn : :class:`layers.BatchNorm` or ``nn.BatchNorm1d`` to ``nn.BatchNorm3d``, in eval mode, for
-        the layer's output channels C.
+    bn : :class:`~bn_helpers.layers.BatchNorm` or ``nn.BatchNorm1d`` to ``nn.BatchNorm3d``, in eval
+        mode, for the layer's output channels C.
 
     Returns
     -------
