@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from pathlib import Path
 from textwrap import indent
@@ -63,7 +64,9 @@ ours; values, gradients, buffers and modes are compared.
 
 
 def text_of(docstring, depth):
-    lines = NumpyDocstring(inspect.cleandoc(docstring), NAPOLEON).lines()
+    # Napoleon takes the first line after a name for its type and splits the sentence there.
+    text = re.sub(r"^(\w[\w, ]*) : (.+)$", r"\1\n    \2", inspect.cleandoc(docstring), flags=re.M)
+    lines = NumpyDocstring(text, NAPOLEON).lines()
     return indent("\n".join(lines).strip(), "   " * depth)
 
 
