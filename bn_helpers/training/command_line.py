@@ -283,7 +283,7 @@ def _signals_noted():
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(came)
+        yield lambda step: bool(came)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -75,8 +75,8 @@ def train(
     save_every : int, steps between checkpoints; default: ``settings.every``.
     workers : int, processes that decode images which do not fit into memory.
     progress : ``tqdm.tqdm`` or None; each evaluation is written through it as a table row.
-    stop : callable, asked after each step whether to save and return with the status "paused". With
-        several processes, which would disagree, it cannot be given.
+    stop : callable, given the number of steps after each of them: whether to save and return with
+        the status "paused". Several processes, which would disagree, can have none.
 
     Raises
     ------
@@ -88,12 +88,9 @@ def train(
     recipe, device = settings.recipe, torch.device(device)
     rank, processes = checkpoint.group()
     save_every = settings.every if save_every is None else save_every
-    if save_every < 1:
-        raise RunError(f"expected at least 1 step between checkpoints, got {save_every}")
-    if processes > 1 and stop is not None:
-        raise ValueError("expected no stop with several processes")
+    progress = _Silent() if progress is None else progress
     images, size = dataset.train.images, settings.size or dataset.train.images.shape[2]
-    _check(settings, images, size, processes)
+    _check(settings, images, size, save_every, stop, processes)
     train_on, held_out = divide(settings, len(images))
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -122,7 +119,7 @@ def train(
         if resume and file:
             checkpoint.load(file, state, settings, dataset)
         began = time.monotonic() - state.seconds
-        if progress is not None and state.step:
+        if state.step:
             progress.initial = progress.n = state.step
             done = "is finished" if state.step == settings.steps else "goes on"
             progress.write(f"{state.step:9,}  of {settings.steps:,} steps: the run {done}")
@@ -156,8 +153,7 @@ def train(
             state.optimizer.step()
             state.losses.append(loss.detach())
             state.step += 1
-            if progress is not None:
-                progress.update()
+            progress.update()
 
             last = state.step == settings.steps
             if last or state.step % settings.every == 0:
@@ -170,11 +166,10 @@ def train(
                 accuracy = _accuracy(found, dataset.train.labels[held_out])
                 loss = losses.mean().item()
                 state.curve.append([state.step, round(loss, 5), round(accuracy, 5)])
-                if progress is not None:
-                    lr = settings.lr_at(state.step)
-                    progress.write(f"{state.step:9,}  {lr:8.2g}  {loss:8.5g}  {accuracy:8.2%}")
+                lr = settings.lr_at(state.step)
+                progress.write(f"{state.step:9,}  {lr:8.2g}  {loss:8.5g}  {accuracy:8.2%}")
 
-            stopped = stop is not None and stop()
+            stopped = stop is not None and stop(state.step)
             if file and (last or stopped or state.step % save_every == 0):
                 state.seconds = time.monotonic() - began
                 checkpoint.save(file, state, settings, dataset)
@@ -197,9 +192,23 @@ def train(
     return Result(state.curve, status, diverged_at, accuracy, probabilities, seconds)
 
 
-def _check(settings, images, size, processes):
-    """Raise ValueError or RunError for a run that the data do not allow."""
+class _Silent:
+    """In place of a progress bar."""
+
+    def update(self):
+        pass
+
+    def write(self, text):
+        pass
+
+
+def _check(settings, images, size, save_every, stop, processes):
+    """Raise ValueError or RunError for a run that the data or the processes do not allow."""
     recipe, shape = settings.recipe, images.shape
+    if save_every < 1:
+        raise RunError(f"expected at least 1 step between checkpoints, got {save_every}")
+    if processes > 1 and stop is not None:
+        raise ValueError("expected no stop with several processes")
     if images.dtype != np.uint8:
         raise ValueError(f"expected uint8 images, got {images.dtype}; load them with dtype='uint8'")
     if recipe.batch_size % processes:
