@@ -105,3 +105,12 @@ def test_what_an_import_does_not_load(module, heavy):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
+
+
+def test_every_package_is_installed():
+    """Catches a folder that a clone has and Colab, which installs, has not."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (packages,) = re.findall(r"^packages = \[([^]]*)\]", text, re.MULTILINE)
+    folders = {file.parent.relative_to(ROOT) for file in FILES}
+    wanted = {".".join(folder.parts) for folder in folders} | {"bn_helpers_records"}
+    assert set(re.findall(r'"([^"]+)"', packages)) == wanted
