@@ -147,8 +147,7 @@ def work(settings, folder, progress):
         raise runner.Stopped
     if result.probabilities is not None:
         torch.save(result.probabilities.half(), folder / "probabilities.pt")
-    row = {key: getattr(result, key) for key in ("status", "diverged_at", "curve", "test_accuracy")}
-    return row | {"seconds": round(result.seconds, 1)}
+    return result.row()
 
 
 def ensembles(rows, settings, dataset):

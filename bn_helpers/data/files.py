@@ -52,8 +52,8 @@ def find(whose, names, *, subfolder, download, mirrors, by_hand, pickled=()):
         if path.exists():
             raise DataError(
                 f"{path}: found {whose} only in its pickled Python version, which is never read "
-                f"(loading it can run any code), expected another; {by_hand}, or unset it to have "
-                "that downloaded"
+                f"(loading it can run any code), expected {names[0]}; {by_hand}, or unset it to "
+                "have that downloaded"
             )
     raise DataError(
         f"BN_HELPERS_DATA is {folder}, but neither it nor its subfolder {subfolder} holds "

@@ -37,6 +37,12 @@ class Result(NamedTuple):
     probabilities: torch.Tensor | None
     seconds: float
 
+    def row(self):
+        """What a record keeps of it: a dict without the probabilities."""
+        row = self._asdict() | {"seconds": round(self.seconds, 1)}
+        del row["probabilities"]
+        return row
+
 
 def best_accuracy(curve):
     """The highest accuracy in a curve, whose rows end with it; 0 if it has none."""
@@ -248,7 +254,7 @@ def moments(pixels, index, workers):
     index = index[:: max(1, len(index) // 5000)]
     parts = np.array_split(index, len(index) // EVALUATION_BATCH + 1)
     counts = np.zeros((pixels.shape[1], 256))
-    for some in batches(pixels, parts, workers):
+    for _, some in batches(pixels, parts, workers):
         for channel, values in enumerate(some.numpy().swapaxes(0, 1)):
             counts[channel] += np.bincount(values.ravel(), minlength=256)
     share, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
@@ -320,19 +326,11 @@ def _on_device(pixels, device):
 def feed(pixels, order, device, workers):
     """Yield (indices, uint8 images) on the device for the index arrays of ``order``."""
     if isinstance(pixels, torch.Tensor):
-        for batch in order:
-            batch = torch.from_numpy(batch).to(device)
-            yield batch, pixels[batch]
-        return
-    ahead = []
-
-    def noted():
-        for batch in order:
-            ahead.append(torch.from_numpy(batch))
-            yield batch
-
-    for found in batches(pixels, noted(), workers):
-        yield ahead.pop(0).to(device), found.to(device, non_blocking=True)
+        on_device = (torch.from_numpy(batch).to(device) for batch in order)
+        yield from ((batch, pixels[batch]) for batch in on_device)
+    else:
+        for batch, found in batches(pixels, order, workers):
+            yield batch.to(device), found.to(device, non_blocking=True)
 
 
 def predict(model, normalizer, pixels, index, settings, workers):
