@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from bn_helpers import layers, models
+from bn_helpers import convert, models
 from bn_helpers.data.image_files import batches
 from bn_helpers.training import checkpoint
 from bn_helpers.training.augment import Normalizer
@@ -113,7 +113,7 @@ def train(
         labels = torch.from_numpy(dataset.train.labels).to(device)
         model = build(settings, dataset, size)
         if settings.sync_bn:
-            layers.synchronize(model, dist.group.WORLD)
+            convert.synchronize(model, dist.group.WORLD)
         model.to(device, memory_format=torch.channels_last)
         forward = torch.compile(model) if settings.compile else model
         chance = torch.Generator(device=device).manual_seed(settings.seed)
