@@ -74,6 +74,12 @@ def test_a_table_has_some_forty_rows(steps):
     assert min(steps, 20) <= -(-steps // every) <= 40
 
 
+@pytest.mark.parametrize(("data", "flip"), [("digits", False), ("mnist", False), ("cifar10", True)])
+def test_a_digit_has_no_mirror_image(data, flip):
+    options = command_line._parser().parse_args(["bn-x5", "--data", data])
+    assert command_line._settings(options, torch.device("cpu")).flip == flip
+
+
 def test_help_explains_each_option_and_recipe(capsys):
     with pytest.raises(SystemExit) as caught:
         command_line.main(["--help"])
