@@ -2,7 +2,6 @@
 # One thread: two are up to a hundred times slower on a busy machine, and round differently.
 export OMP_NUM_THREADS := 1
 export PYTHONDONTWRITEBYTECODE := 1
-PYTHON ?= python3.11
 export PYTHON
 SHELL := /bin/bash
 VENV := .venv/bin/python
