@@ -24,6 +24,7 @@ from runs import assert_same, checkpoint, command, row
 
 from bn_helpers import engine, training
 
+pytestmark = pytest.mark.slow
 ROOT = Path(training.__file__).resolve().parent.parent
 OFTEN = ("--quiet", "--every", 20, "--save-every", 1, "--resume")
 MOMENTS = ("while it writes", "before it renames", "after it renamed")

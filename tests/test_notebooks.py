@@ -170,6 +170,7 @@ def test_a_table_of_contents_is_read_to_its_depth():
     assert list(files(toc)) == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 def test_executing_twice_gives_the_same_bytes(tmp_path):
     cells = [
         nbformat.v4.new_markdown_cell("# t"),

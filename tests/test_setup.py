@@ -67,6 +67,7 @@ def test_another_python_is_refused(clone, tmp_path, version):
     assert not (clone / ".venv").exists()
 
 
+@pytest.mark.slow
 def test_any_python_that_the_pins_fit_is_found(clone, tmp_path):
     """Catches a set-up that needs python3.11, and one that stops at a name that does not run."""
     stand_in(tmp_path / "bin", "python3.11", "exit 127")
@@ -80,6 +81,7 @@ def test_any_python_that_the_pins_fit_is_found(clone, tmp_path):
     assert "'python3.11 python3.12 python3.13 python3' is not one" in line
 
 
+@pytest.mark.slow
 def test_naming_another_python_makes_the_environment_anew(clone, tmp_path):
     assert set_up(clone, PIP_NO_INDEX="1").returncode == 0
     there = clone / ".venv" / "there"
@@ -100,6 +102,7 @@ def test_a_full_disk_is_named_before_anything_is_installed(clone, tmp_path):
     assert not (clone / ".venv").exists()
 
 
+@pytest.mark.slow
 def test_no_network_is_named_and_the_set_up_taken_up_again(clone):
     wanted = clone / "requirements-book.txt"
     wanted.write_text("a-package-that-no-index-has\n")
@@ -112,6 +115,7 @@ def test_no_network_is_named_and_the_set_up_taken_up_again(clone):
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_an_interrupted_or_moved_environment_is_made_anew(clone):
     """Catches a stamp written before the install, and a .venv that points to another folder."""
     (clone / ".venv" / "bin").mkdir(parents=True)
@@ -123,6 +127,7 @@ def test_an_interrupted_or_moved_environment_is_made_anew(clone):
     assert "moved" in config
 
 
+@pytest.mark.slow
 def test_a_changed_requirement_sets_up_again(clone):
     assert set_up(clone, PIP_NO_INDEX="1").returncode == 0
     (clone / "requirements-book.txt").write_text("pip  # moved\n")
