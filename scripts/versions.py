@@ -22,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERYTHING = ["--nbval", "-n", "2", "--dist", "loadfile", "tests", "book"]
+FREE = {"setuptools"}  # old versions of torch limit it
 # What an old version needs that its own metadata do not say.
 BESIDE_THE_OLDEST = ["pyparsing<3.3"]  # Matplotlib before 3.10.8 uses names that 3.3 deprecates
 
@@ -46,11 +47,11 @@ def requirements(end):
     direct = tools("requirements-book.in", "requirements.in")
     if end == "newest":
         return [*dependencies(), *direct]
-    names = {re.match(r"[\w.-]+", tool)[0] for tool in direct}
-    book = tools("requirements-book.txt")
-    rest = [t for t in tools("requirements.txt") if t.split("==")[0] in names and t not in book]
+    chosen = {re.match(r"[\w.-]+", tool)[0] for tool in direct}
+    chosen |= {pin.split("==")[0] for pin in tools("requirements-book.txt")}
+    pins = [pin for pin in tools("requirements.txt") if pin.split("==")[0] in chosen - FREE]
     oldest = [f"{name}=={version}" for name, version in dependencies().items()]
-    return [*oldest, *book, *rest, *BESIDE_THE_OLDEST]
+    return [*oldest, *pins, *FREE, *BESIDE_THE_OLDEST]
 
 
 def environment(end):
