@@ -52,9 +52,8 @@ def stand_in(folder, name, script):
 
 def python(folder, name, version):
     """A Python that says it is of that version, and is otherwise the tests' own."""
-    return stand_in(
-        folder, name, f'[ "$1" = -c ] && echo {version} && exit\nexec {sys.executable} "$@"'
-    )
+    says = f'[ "$1" = -c ] && echo {version} && exit'
+    return stand_in(folder, name, f'{says}\nexec "{sys.executable}" "$@"')
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.14", ""])
