@@ -224,6 +224,7 @@ def test_errors_that_nobody_foresaw_keep_their_traceback(
         assert one_line(capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(tmp_path, capsys):
     """A limit on a file's size stands for it here: the checkpoint at the end is too large."""
     assert command_line.main(command(tmp_path / "whole", "--quiet")) == 0
@@ -244,6 +245,7 @@ def test_a_full_disk_loses_nothing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_ctrl_c_saves_at_the_end_of_the_step(sent, tmp_path, capsys, monkeypatch):
     """A second one stops at once. Afterwards the signals do what they did before."""
     before = signal.getsignal(sent)

@@ -23,6 +23,7 @@ from torch import nn
 from bn_helpers import convert
 from bn_helpers.layers import BatchNorm
 
+pytestmark = pytest.mark.slow
 EXACT = {"rtol": 1e-11, "atol": 1e-11}
 SHAPES = [(12, 5), (12, 5, 3), (12, 5, 3, 2)]
 ORACLE = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}

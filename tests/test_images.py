@@ -481,6 +481,7 @@ def test_set_folder_is_meant(served, monkeypatch, place):
     assert served.asked == []
 
 
+@pytest.mark.slow
 def test_real_jpeg_archive(monkeypatch):
     """Catches: a wrong checksum of the real archive, classes or splits mixed up in it."""
     if not GIVEN:
