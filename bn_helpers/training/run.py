@@ -54,7 +54,7 @@ def steps_to(curve, accuracy):
     return next((row[0] for row in curve if row[-1] >= accuracy), math.inf)
 
 
-def train(
+def train(  # noqa: C901 (a run reads from top to bottom)
     settings,
     dataset,
     *,
