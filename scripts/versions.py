@@ -75,9 +75,11 @@ def as_on_colab(notebooks):
 
     versions = "from importlib.metadata import version\nprint(version('torch'))"
     bare = "import importlib.util\nassert not importlib.util.find_spec('bn_helpers')"
+    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
     with tempfile.TemporaryDirectory() as empty:
         config = Path(empty) / "_config.yml"
-        config.write_text(f"repository: {{url: 'file://{ROOT}', branch: HEAD}}")
+        config.write_text(f"repository: {{url: 'file://{ROOT}', branch: '{commit}'}}")
         install = bootstrap_source(config)
         config.unlink()
         for number, path in enumerate(notebooks):
