@@ -1,11 +1,8 @@
 """What the book's build adds to Jupyter Book."""
 
 import json
-from textwrap import fill
 
-from bn_helpers.records import MEASURED
-
-LINE = 84  # characters of an output that a page of usual width shows without scrolling
+from bn_helpers.claims import MEASURED
 
 
 def buttons_need_an_address(app, config):
@@ -37,7 +34,7 @@ def skip_tuple_fields(app, what, name, member, skip, options):
 
 
 def measured_as_text(app, docname, source):
-    """Show what records.measured stored as a printed line: its JSON is for the claims page.
+    """Show what claims.measure stored as a printed line: its JSON is for the claims page.
 
     As a display of its own it would be wrapped into the figure that the cell draws.
     """
@@ -49,9 +46,8 @@ def measured_as_text(app, docname, source):
             data = output.get("data", {})
             if MEASURED in data:
                 text = "".join(data["text/plain"])
-                text = fill(text, LINE, subsequent_indent=" " * 5, break_long_words=False) + "\n"
                 output.clear()
-                output.update(output_type="stream", name="stdout", text=text)
+                output.update(output_type="stream", name="stdout", text=text + "\n")
     source[0] = json.dumps(notebook)
 
 
