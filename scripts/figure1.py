@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bn_helpers import data, records, sweep
+from bn_helpers import data, ensemble, records
 
 PARTS = Path(__file__).resolve().parent.parent / "_build" / "figure1"
 WIDTHS = (784, 100, 100, 100, 10)
@@ -72,8 +72,10 @@ def images(job):
 
 def look(stack, splits):
     """Accuracies, and percentiles of the last hidden layer's sigmoid inputs on test images."""
-    seen = {name: sweep.accuracy(stack, split).round(4).tolist() for name, split in splits.items()}
-    given, _ = sweep.forward(stack, splits["test"].images[:PANEL_IMAGES])
+    seen = {
+        name: ensemble.accuracy(stack, split).round(4).tolist() for name, split in splits.items()
+    }
+    given, _ = ensemble.forward(stack, splits["test"].images[:PANEL_IMAGES])
     # (3, M, h): the {15, 50, 85}th of each unit
     percentiles = np.percentile(given[-1].numpy(), [15, 50, 85], axis=1)
     seen["unit"] = percentiles[:, :, 0].T.round(3).tolist()
@@ -96,7 +98,7 @@ def run(job, steps_done):
         steps_done.put(job["at"][-1] * len(job["lr"]))
         return stored["rows"]
     train, splits = images(job)
-    stack = sweep.networks(WIDTHS, sigma=job["sigma"], seeds=job["seeds"], bn=job["bn"])
+    stack = ensemble.networks(WIDTHS, sigma=job["sigma"], seeds=job["seeds"], bn=job["bn"])
     step, seen = 0, [look(stack, splits)]
     if partial.is_file():
         state = torch.load(partial, weights_only=True)
@@ -119,7 +121,7 @@ def run(job, steps_done):
             saved = time.monotonic()
 
     steps_done.put(step * len(stack))
-    sweep.train(
+    ensemble.train(
         stack,
         train,
         steps=job["at"][-1],

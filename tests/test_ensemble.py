@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from bn_helpers import data, sweep, training
+from bn_helpers import data, ensemble, training
 
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
 
@@ -65,7 +65,7 @@ def test_each_network_trains_as_in_pytorch(
     """Catches a wrong gradient, a rate given to its neighbour, biased running variances."""
     widths, rates = (5, *hidden, 3), [0.3, 0.1, 0.5][:networks]
     split = toy(40, 5, 3, seed)
-    stack = sweep.networks(
+    stack = ensemble.networks(
         widths,
         sigma=[0.5, 1.0, 0.2][:networks],
         seeds=[seed + k for k in range(networks)],
@@ -78,8 +78,8 @@ def test_each_network_trains_as_in_pytorch(
     shake(stack, seed)
     models = [alone(stack, k, widths) for k in range(networks)]
     rng = np.random.default_rng(seed)
-    sweep.train(stack, split, steps=3, batch_size=8, lr=rates, rng=rng)
-    given_stack, logits = sweep.forward(stack, split.images)
+    ensemble.train(stack, split, steps=3, batch_size=8, lr=rates, rng=rng)
+    given_stack, logits = ensemble.forward(stack, split.images)
     wide = data.Split(split.images.astype(np.float64), split.labels)
     for k, model in enumerate(models):
         rng = np.random.default_rng(seed)
@@ -96,9 +96,9 @@ def test_each_network_trains_as_in_pytorch(
 
 def test_a_pixel_that_is_never_on_keeps_its_weights():
     split = toy(40, 5, 3, 0)
-    stack = sweep.networks((5, 4, 3), sigma=[1.0, 1.0], seeds=[0, 1], bn=True)
+    stack = ensemble.networks((5, 4, 3), sigma=[1.0, 1.0], seeds=[0, 1], bn=True)
     before = stack.weights[0].clone()
-    sweep.train(
+    ensemble.train(
         stack,
         split,
         steps=2,
@@ -118,20 +118,20 @@ def test_an_interrupted_run_goes_on_bitwise(bn):
     split = toy(50, 5, 3, 0)
 
     def run(*stops):
-        stack = sweep.networks((5, 4, 3), sigma=[1.0, 2.0], seeds=[0, 1], bn=bn)
+        stack = ensemble.networks((5, 4, 3), sigma=[1.0, 2.0], seeds=[0, 1], bn=bn)
         for start, steps in zip((0, *stops), (*stops, 23), strict=True):
             rng = np.random.default_rng(3)
-            sweep.train(stack, split, steps=steps, start=start, batch_size=8, lr=0.1, rng=rng)
-        return sweep.forward(stack, split.images)[1]
+            ensemble.train(stack, split, steps=steps, start=start, batch_size=8, lr=0.1, rng=rng)
+        return ensemble.forward(stack, split.images)[1]
 
     assert torch.equal(run(), run(6, 13))
 
 
 def test_evaluations_see_the_steps_asked_for():
     split = toy(50, 5, 3, 0)
-    stack = sweep.networks((5, 4, 3), sigma=[1.0], seeds=[0], bn=False)
+    stack = ensemble.networks((5, 4, 3), sigma=[1.0], seeds=[0], bn=False)
     start = stack.weights[1].clone()
-    seen = sweep.train(
+    seen = ensemble.train(
         stack,
         split,
         steps=4,
@@ -147,17 +147,17 @@ def test_evaluations_see_the_steps_asked_for():
 
 
 def test_accuracy_counts_every_image(monkeypatch):
-    monkeypatch.setattr(sweep, "CHUNK", 7)
+    monkeypatch.setattr(ensemble, "CHUNK", 7)
     split = toy(50, 5, 3, 0)
-    stack = sweep.networks((5, 4, 3), sigma=[1.0, 3.0], seeds=[0, 1], bn=False)
-    _, logits = sweep.forward(stack, split.images)
+    stack = ensemble.networks((5, 4, 3), sigma=[1.0, 3.0], seeds=[0, 1], bn=False)
+    _, logits = ensemble.forward(stack, split.images)
     truth = (logits.argmax(2).numpy() == split.labels).mean(axis=1)
-    np.testing.assert_allclose(sweep.accuracy(stack, split), truth)
+    np.testing.assert_allclose(ensemble.accuracy(stack, split), truth)
 
 
 def test_a_seed_draws_the_same_weights_at_any_scale():
     one, two = (
-        sweep.networks((5, 4, 3), sigma=[s, 1.0], seeds=[7, 7], bn=False).weights[1]
+        ensemble.networks((5, 4, 3), sigma=[s, 1.0], seeds=[7, 7], bn=False).weights[1]
         for s in (1.0, 0.5)
     )
     torch.testing.assert_close(one[0], 2 * two[0])
@@ -166,11 +166,11 @@ def test_a_seed_draws_the_same_weights_at_any_scale():
 
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="one sigma for each of 2 seeds, got 1"):
-        sweep.networks((5, 4, 3), sigma=[1.0], seeds=[0, 1], bn=False)
+        ensemble.networks((5, 4, 3), sigma=[1.0], seeds=[0, 1], bn=False)
     with pytest.raises(ValueError, match="'sigmoid' or 'relu', got 'tanh'"):
-        sweep.networks((5, 4, 3), sigma=[1.0], seeds=[0], bn=False, activation="tanh")
-    stack = sweep.networks((5, 4, 3), sigma=[1.0], seeds=[0], bn=True)
+        ensemble.networks((5, 4, 3), sigma=[1.0], seeds=[0], bn=False, activation="tanh")
+    stack = ensemble.networks((5, 4, 3), sigma=[1.0], seeds=[0], bn=True)
     with pytest.raises(ValueError, match="at least 2 with BN, got 1"):
-        sweep.train(
+        ensemble.train(
             stack, toy(9, 5, 3, 0), steps=1, batch_size=1, lr=0.1, rng=np.random.default_rng(0)
         )
