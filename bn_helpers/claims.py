@@ -116,10 +116,10 @@ def measure(id, what, runs, rule, *, data, over="seeds", headline=False, form=No
     }
     lines = [
         f"{id} · {claim['claim']} ({claim['place']}).",
-        f"{'Headline: ' * headline}{what}{shown(row)}.",
-        f"Rule: {words}. Verdict: {verdict} {row['condition']}".rstrip() + ".",
+        f"  {'Headline: ' * headline}{what}{shown(row)}.",
+        f"  Rule: {words}. Verdict: {verdict} {row['condition']}".rstrip() + ".",
     ]
-    whole = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": "  "}
+    whole = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": " " * 4}
     text = "\n".join(fill(line, LINE, **whole) for line in lines)
     try:
         from IPython.display import display
@@ -307,7 +307,7 @@ class _Test(Rule):
         else:
             a, b = "", ", ".join(self.names) or ("each" if len(names) > 1 else "")
         if self.sides == "any":
-            b = "one at least"
+            b = f"one of {', '.join(self.names)} at least" if self.names else "one at least"
         if self.runs == "apart" or (self.runs == "every" and not self._compares):
             a, b = (f"every run of {side}" if side else "every run" for side in (a, b))
         text = self.phrase.format(a=a, b=b).strip()
@@ -315,7 +315,7 @@ class _Test(Rule):
             text += " in every run"
         if isinstance(self.runs, int):
             text += f" in {self.runs} runs or more" + ", a tie counting half" * self._ties
-        return text + ", never being later than any number" * (self.treats_never == "late")
+        return text + " (never counts as late)" * (self.treats_never == "late")
 
     def stored(self):
         usual = {"runs": "median", "names": (), "sides": "all"}
@@ -505,7 +505,8 @@ def _read(runs):
 
 
 def _figures(sides, form):
-    whole = all(x is never or x == int(x) for side in sides.values() for x in side)
+    numbers = [x for side in sides.values() for x in side if x is not never]
+    whole = all(abs(x - round(x)) < ROUNDING for x in numbers)
     figures = []
     for name, side in sides.items():
         figure = {"side": name, "median": _figure(_median(side), form, whole)}
