@@ -25,7 +25,8 @@ from timing import composed, interleaved, ratio, set_pages
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from bn_helpers import data, engine, ensemble, layers, records, reference, whitening
+from bn_helpers import data, ensemble, layers, records, reference, whitening
+from bn_helpers.training.run import device_name
 
 CASES = [  # layout, shape, pages; "new" first, since malloc never unlearns what it has kept
     ("NCHW", (32, 64, 56, 56), "new"),
@@ -288,7 +289,7 @@ def main(arguments=None):
         else:
             config, results = DEVICE_SUITES[name](options.device)
             command += f" --device {options.device}"
-            device = engine.device_name(options.device)
+            device = device_name(options.device)
             record += "_cuda" if options.device == "cuda" else ""
         file = records.write(
             record,

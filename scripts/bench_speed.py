@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from bn_helpers import kernels, layers, models
-from bn_helpers.augment import Normalizer
+from bn_helpers.training.augment import Normalizer
 
 #: How often a perfect implementation reads or writes a tensor of x's size. A copy does it twice.
 PASSES = {"forward": 3, "forward + backward": 8, "inference": 2}
@@ -300,7 +300,7 @@ def _our_step(
     compiled=False,
     half=False,
 ):
-    """One step as the engine does it: everything on the device, a batch augmented at once."""
+    """One step as training.run does it: everything on the device, a batch augmented at once."""
     model, optimizer = _network(device, norm, memory_format=memory_format)
     forward = _compiled(model) if compiled else model
     images, labels = images.to(device), labels.to(device)

@@ -27,8 +27,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from bn_helpers import engine, images, records
-from bn_helpers.recipes import BASE_LR, CHANGES, ENSEMBLE, RECIPES
+from bn_helpers import data, records
+from bn_helpers.training import run
+from bn_helpers.training.recipes import BASE_LR, CHANGES, ENSEMBLE, RECIPES, Settings
 
 RUNS = Path(__file__).resolve().parent.parent / "_build" / "inception"
 PAPER = ("inception", "bn-baseline", "bn-x5", "bn-x30", "bn-x5-sigmoid")
@@ -66,7 +67,7 @@ def networks(part, scale):
 
     def job(row, recipe, seed, length, **more):
         every = max(1, length // 40)
-        return row, engine.Settings(recipe, length, seed, every=every, **common, **more)
+        return row, Settings(recipe, length, seed, every=every, **common, **more)
 
     found = []
     if part == "tuning":  # seeds of its own: the figures' are not those that chose
@@ -135,7 +136,7 @@ def start(source, size):
     """In each process: one thread, and the images once."""
     global _images
     torch.set_num_threads(1)
-    _images = images.load_images(source, size=size)
+    _images = data.load(source, dtype="uint8", size=size)
 
 
 def work(settings, device, keep, deadline):
@@ -144,7 +145,7 @@ def work(settings, device, keep, deadline):
         return None
     folder = folder_of(settings, _images.sha256)
     folder.mkdir(parents=True, exist_ok=True)
-    result = engine.train(
+    result = run.train(
         settings,
         _images,
         device=device,
@@ -228,7 +229,7 @@ def write(part, scale_name, image_set, device):
         results=rows,
         seeds=sorted({s.seed for _, s in jobs}),
         data={image_set.name: image_set.sha256},
-        device=engine.device_name(device),
+        device=run.device_name(device),
     )
 
 
@@ -245,7 +246,7 @@ def main():
         parser.error(f"unknown record {', '.join(unknown)}; choose of {', '.join(PARTS)}")
     scale = SCALES[options.scale]
     deadline = time.monotonic() + 60 * options.minutes if options.minutes else None
-    image_set = images.load_images(options.data, size=scale["size"])
+    image_set = data.load(options.data, dtype="uint8", size=scale["size"])
     parts = options.parts or PARTS
     todo = {}
     for part in parts:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bn_helpers import engine, images, records
+from bn_helpers import data, records
+from bn_helpers.training import run
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -47,7 +48,7 @@ def test_each_change_is_switched_alone():
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     """Digits, six narrow networks of nine steps, in a folder of the test's own."""
-    digits = images.load_images("digits")
+    digits = data.load("digits", dtype="uint8")
     monkeypatch.setattr(inception, "RUNS", tmp_path)
     monkeypatch.setattr(inception, "_images", digits)
     monkeypatch.setattr(inception, "SEEDS", range(1))
@@ -97,7 +98,7 @@ def test_a_command_that_is_stopped_goes_on_to_the_same_record(tiny, tmp_path, mo
     """Before the first network, within the second, then not at all."""
     monkeypatch.setattr(inception, "ProcessPoolExecutor", Pool)
     arguments = ["inception.py", "figures", "--data", "digits", "--device", "cpu"]
-    real, trained = engine.train, []
+    real, trained = run.train, []
 
     def train(settings, *rest, **options):
         trained.append(settings)
@@ -113,7 +114,7 @@ def test_a_command_that_is_stopped_goes_on_to_the_same_record(tiny, tmp_path, mo
         return records.read("inception_figures", tmp_path)["results"]
 
     assert results("--minutes", "1e-9") is None
-    monkeypatch.setattr(engine, "train", train)
+    monkeypatch.setattr(run, "train", train)
     assert results() is None
     (left,) = tmp_path.glob("*/checkpoint.pt")
     stopped = results()
@@ -134,7 +135,7 @@ def test_the_mean_of_probabilities_decides(monkeypatch, tiny):
     monkeypatch.setattr(inception.torch, "load", lambda *_, **__: next(files))
     jobs = inception.networks("ensemble", SCALE)[:2]
     settings = [s for _, s in jobs]
-    (row,) = inception.ensembles(jobs, settings, tiny._replace(test=split))
+    (row,) = inception.ensembles(jobs, settings, replace(tiny, test=split))
     assert row["of each"] == [[0.5, 0.0], [0.5, 0.0]]
     assert row["top-1 and top-2 error"] == [0.0, 0.0]
 
@@ -142,9 +143,9 @@ def test_the_mean_of_probabilities_decides(monkeypatch, tiny):
 @pytest.mark.skipif(not GIVEN, reason="BN_HELPERS_DATA is not set: no CIFAR-10")
 @pytest.mark.parametrize("recipe", ["inception", "bn-x5"])
 def test_the_first_steps_of_a_record_come_out_again(recipe):
-    """Catches an edit of models, recipes, augmentation or engine that the records do not have."""
+    """Catches an edit of models, recipes, augmentation or run that the records do not have."""
     record = records.read("inception_figures")
-    cifar = images.load_images("cifar10", size=SCALE["size"])
+    cifar = data.load("cifar10", dtype="uint8", size=SCALE["size"])
     assert record["data"] == {cifar.name: cifar.sha256}
     _, settings = next(
         job for job in inception.networks("figures", SCALE) if job[0]["recipe"] == recipe
@@ -159,7 +160,7 @@ def test_the_first_steps_of_a_record_come_out_again(recipe):
         def write(self, text):
             looks.append(text)
 
-    again = engine.train(settings, cifar, progress=Bar(), stop=lambda: len(looks) == 1)
+    again = run.train(settings, cifar, progress=Bar(), stop=lambda: len(looks) == 1)
     step, loss, accuracy = again.curve[0]
     assert step == stored["curve"][0][0]
     # Another processor rounds otherwise; 150 steps carry that to some 1e-3.
