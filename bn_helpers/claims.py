@@ -301,16 +301,16 @@ class _Test(Rule):
     def words(self, names):
         names = self.names or tuple(names)
         if self.sides == "pairs":
-            a, b = "the first of a pair", "the second"
+            a, b = "the first", "the second"
         elif self._compares:
             a, b = names if len(names) == 2 else ("the one before", "each")
         else:
-            a, b = "", ", ".join(self.names) or ("each" if len(names) > 1 else "")
+            a, b = "", _listed(self.names, "and") or ("each" if len(names) > 1 else "")
         if self.sides == "any":
-            b = f"one of {', '.join(self.names)} at least" if self.names else "one at least"
+            b = _listed(self.names, "or") or "one at least"
         if self.runs == "apart" or (self.runs == "every" and not self._compares):
             a, b = (f"every run of {side}" if side else "every run" for side in (a, b))
-        text = self.phrase.format(a=a, b=b).strip()
+        text = "in each pair " * (self.sides == "pairs") + self.phrase.format(a=a, b=b).strip()
         if self.runs == "every" and self._compares:
             text += " in every run"
         if isinstance(self.runs, int):
@@ -349,7 +349,7 @@ class _Combined(Rule):
     def words(self, names):
         parts = [part.words(names) for part in self.parts]
         if self.name == "not":
-            return f"not: {parts[0]}"
+            return f"not ({parts[0]})"
         if self.name == "refuted by":
             return f"holds if {parts[0]}; does not if {parts[1]}"
         return f", {self.name} ".join(parts)
@@ -401,7 +401,7 @@ def at_most(number):
 
 def equals(number):
     """Exactly ``number``: for counts."""
-    return replace(_number("equals", number, lambda x: x == number), treats_never="no")
+    return replace(_number("equal to", number, lambda x: x == number), treats_never="no")
 
 
 def between(low, high):
@@ -459,6 +459,10 @@ def _number(name, number, test):
 
 def _plain(number):
     return f"{number:.3g}" if isinstance(number, float) else str(number)
+
+
+def _listed(names, last):
+    return f" {last} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _all(found):

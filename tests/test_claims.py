@@ -61,7 +61,7 @@ PASSES = [
     (at_least(2), [1, 2, 9], "at least 2"),
     (below(0.5), [0.4, 0.1, 9], "below 0.5"),
     (at_most(2), [1, 2, 9], "at most 2"),
-    (equals(2), 2, "equals 2"),
+    (equals(2), 2, "equal to 2"),
     (between(1, 2), 2, "from 1 to 2"),
     (within(0.1, of=1), 1.05, "within 0.1 of 1"),
     (within(0.1), {"a": 1, "b": 1.05}, "b within 0.1 of a"),
@@ -71,7 +71,8 @@ PASSES = [
     (below(4).of("with"), TWO, "with below 4"),
     (below(7).in_every_run.of("with"), TWO, "every run of with below 7"),
     (below(4).anywhere, TWO, "one at least below 4"),
-    (below(4).of("without", "with").anywhere, TWO, "one of without, with at least below 4"),
+    (below(4).of("without", "with").anywhere, TWO, "without or with below 4"),
+    (below(9.5).of("a", "b", "c"), THREE, "a, b and c below 9.5"),
     (falls, TWO, "with below without"),
     (falls, THREE, "each below the one before"),
     (rises.of("with", "without"), TWO, "without above with"),
@@ -80,14 +81,18 @@ PASSES = [
     (within(0).in_runs(2), {"a": [1, 2, 2], "b": [0, 2, 2]}, "b within 0 of a in 2 runs or more"),
     (falls.in_every_run, {"a": [1, 3], "b": [0, 2]}, "b below a in every run"),
     (falls.apart, {"a": [3, 4], "b": [1, 2]}, "every run of b below every run of a"),
-    (falls.apart.in_pairs, PAIRS, "every run of the second below every run of the first of a pair"),
+    (
+        falls.apart.in_pairs,
+        PAIRS,
+        "in each pair every run of the second below every run of the first",
+    ),
     (falls_by(2), {"a": 9, "b": 4}, "b below 1/2 of a"),
     (loses_at_most(0.5), {"a": 1, "b": 0.5}, "b at most 0.5 below a"),
     (ranges_apart, {"a": [1, 2], "b": [3, 4]}, None),
     (ranges_apart, {"a": [3, 4], "b": [1, 2]}, None),
     (above(4).of("without") & below(4).of("with"), TWO, "without above 4, and with below 4"),
     (above(9) | below(6), TWO, "each above 9, or each below 6"),
-    (~above(9), TWO, "not: each above 9"),
+    (~above(9), TWO, "not (each above 9)"),
     (reached_by_none.of("b"), {"a": [1], "b": [never]}, "every run of b never"),
     (below(5).late, [1, 2, never], "below 5 (never counts as late)"),
     (falls.late, LATE, "with below without (never counts as late)"),
@@ -277,8 +282,8 @@ def test_the_rule_is_stored_with_its_parameters(measured):
             },
             {"name": "within", "tolerance": 1, "of": 2},
         ],
-        "words": "with below without in 2 runs or more, a tie counting half, and not: one at least "
-        "above 9 (never counts as late), or each within 1 of 2",
+        "words": "with below without in 2 runs or more, a tie counting half, and not (one at least "
+        "above 9 (never counts as late)), or each within 1 of 2",
     }
 
 
