@@ -246,7 +246,7 @@ def initialize(model, how="he", *, generator, gain=1.0):
     for layer in model.modules():
         if not isinstance(layer, (nn.Conv2d, nn.Linear)):
             continue
-        fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(layer.weight)
+        fan_in, fan_out = layer.weight[0].numel(), layer.weight[:, 0].numel()
         if how == "he":
             std = math.sqrt(2 / fan_in)
         elif how == "xavier":

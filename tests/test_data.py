@@ -499,12 +499,28 @@ def test_failing_where_the_data_folder_is_set(project):
     assert str(project / "book" / "empty") not in output
 
 
-def test_data_beside_the_project_is_used(project):
-    """Catches: ../shared/data not looked for, or skipped when it is damaged."""
-    put(project.parent / "shared" / "data" / "mnist", dict.fromkeys(STEMS, b"damaged"))
-    output = run_pytest(project, "test_needs.py")
+def test_a_data_folder_beside_the_clone_is_the_runs_alone(project):
+    """Catches: tests that know of it; a run that does not set it, or sets it over another."""
+    beside = project.parent / "shared" / "data"
+    put(beside / "mnist", dict.fromkeys(STEMS, b"damaged"))
+    assert "1 skipped" in run_pytest(project, "test_needs.py")
+    output = run_pytest(project, "test_needs.py", BN_HELPERS_DATA=str(beside))
     assert "1 error" in output
     assert "found 7 bytes, expected 47,040,016" in output
+
+    (project / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", project / ".ci")
+    (project / "bin").mkdir()
+    (project / "bin" / "make").write_text('#!/bin/sh\necho "$1: $BN_HELPERS_DATA"\n')
+    (project / "bin" / "make").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{project / 'bin'}:{os.environ['PATH']}"}
+    for given, wanted in ((None, beside), ("/else", Path("/else"))):
+        environment |= {"BN_HELPERS_DATA": given} if given else {}
+        done = subprocess.run(
+            ["bash", project / ".ci" / "run"], env=environment, capture_output=True, text=True
+        )
+        target, folder = done.stdout.splitlines()[0].split(": ")
+        assert (target, Path(folder).resolve()) == ("test", wanted.resolve())
 
 
 def test_hold_out_divides_the_split_and_keeps_labels_with_their_images():

@@ -174,3 +174,112 @@ def test_mistakes_are_named():
         ensemble.train(
             stack, toy(9, 5, 3, 0), steps=1, batch_size=1, lr=0.1, rng=np.random.default_rng(0)
         )
+
+
+# --- networks of any layers, side by side ----------------------------------------------------
+
+
+def side_by_side(networks, bn, seed=0, size=None):
+    """M networks 4 → 5 → 3; weights drawn anew for each seed, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    w, last = (
+        torch.randn(networks, *shape, generator=generator, dtype=torch.float64)
+        for shape in ((4, 5), (5, 3))
+    )
+    norm = [ensemble.Ghost(5 * networks, size).double()] if bn else []
+    return nn.Sequential(ensemble.Linear(w, not bn), *norm, nn.ReLU(), ensemble.Linear(last))
+
+
+def one_of(model, k, bn):
+    """Network k of :func:`side_by_side`, as PyTorch builds it."""
+    parts = []
+    for layer in (model[0], model[-1]):
+        linear = nn.Linear(*layer.weight.shape[1:], layer.bias is not None, dtype=torch.float64)
+        linear.weight.data = layer.weight[k].detach().T.clone()
+        if layer.bias is not None:
+            linear.bias.data.zero_()
+        parts.append(linear)
+    norm = [nn.BatchNorm1d(5, dtype=torch.float64)] if bn else []
+    return nn.Sequential(parts[0], *norm, nn.ReLU(), parts[1])
+
+
+@given(bn=st.booleans(), own=st.booleans(), decay=st.sampled_from([0.0, 0.3]))
+def test_sgd_trains_each_network_as_pytorch_does_alone(bn, own, decay):
+    """Catches: networks that see each other, one rate for all, another one's batches or decay, and
+    decay of biases, of BN's parameters or of the last layer."""
+    split = toy(40, 4, 3, seed=1)
+    images, labels = torch.from_numpy(split.images).flatten(1).double(), torch.tensor(split.labels)
+    rng, rates = np.random.default_rng(2), [0.1, 0.5, 0.9]
+    batches = rng.integers(40, size=(4, 8, 3) if own else (4, 8))
+    model = side_by_side(3, bn)
+    singles = [one_of(model, k, bn) for k in range(3)]
+    seen = list(ensemble.sgd(model, images, labels, batches, rates, decay=[decay, 0.1, 0.2]))
+    for k, (single, lr) in enumerate(zip(singles, rates, strict=True)):
+        hidden, *others = single.parameters()
+        groups = [{"params": [hidden], "weight_decay": (decay, 0.1, 0.2)[k]}, {"params": others}]
+        optimizer = torch.optim.SGD(groups, lr=lr)
+        for index, (losses, right) in zip(batches[..., k] if own else batches, seen, strict=True):
+            logits = single(images[index])
+            loss = nn.functional.cross_entropy(logits, labels[index])
+            assert losses[k] == pytest.approx(loss.item(), rel=1e-10)
+            assert right[k] == (logits.argmax(1) == labels[index]).double().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        ours = model.eval()(images).unflatten(1, (3, 3))[:, k]
+        torch.testing.assert_close(ours, single.eval()(images), rtol=1e-9, atol=1e-9)
+
+
+def test_a_growing_rate_does_what_decay_does():
+    """With BN, eps aside. Catches a factor too few, and a rate that grows for other parameters."""
+    split = toy(40, 4, 3, seed=1)
+    images, labels = torch.from_numpy(split.images).flatten(1).double(), torch.tensor(split.labels)
+    batches, found = np.random.default_rng(2).integers(40, size=(20, 8)), []
+    for grow in (False, True):
+        model = side_by_side(2, bn=True)
+        model[1].eps = 1e-30
+        steps = ensemble.sgd(model, images, labels, batches, [0.1, 0.3], decay=0.4, grow=grow)
+        found.append([losses for losses, _ in steps])
+    np.testing.assert_allclose(*found, rtol=1e-9)
+    assert np.abs(np.diff(found[0], axis=1)).min() > 1e-3
+
+
+def test_frozen_parameters_stay():
+    model = side_by_side(2, bn=False)
+    model[0].bias.requires_grad_(False)
+    images, labels = torch.ones(4, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    list(ensemble.sgd(model, images, labels, [[0, 1], [2, 3]], 0.1))
+    assert not model[0].bias.any()
+    assert model[-1].bias.any()
+
+
+def test_ghost_batches_have_statistics_of_their_own():
+    x = torch.from_numpy(np.random.default_rng(0).normal(2, 3, (10, 6)))
+    ghost = ensemble.Ghost(6, 4).double()
+    parts = [nn.functional.batch_norm(part, None, None, training=True) for part in x.split(4)]
+    torch.testing.assert_close(ghost(x), torch.cat(parts))
+    assert ghost.num_batches_tracked == 3
+    whole = nn.BatchNorm1d(6).double()
+    whole.load_state_dict(ghost.state_dict())
+    torch.testing.assert_close(ghost.eval()(x), whole.eval()(x))
+    torch.testing.assert_close(ensemble.Ghost(6).double()(x), whole.train()(x))
+
+
+def test_accuracy_of_networks_side_by_side():
+    """Shared images, each network's own images and labels, and the mode that stays."""
+    model, rng = side_by_side(2, bn=True), np.random.default_rng(0)
+    shared, own = rng.standard_normal((9, 4)), rng.standard_normal((9, 2, 4))
+    singles = [one_of(model, k, bn=True) for k in range(2)]
+    for mode in (True, False):
+        model.train(mode)
+        for images in (shared, own):
+            each = [images if images.ndim == 2 else images[:, k] for k in range(2)]
+            with torch.no_grad():
+                logits = [net.train(mode)(torch.tensor(x)) for net, x in zip(singles, each)]  # noqa: B905
+            predicted = np.stack([found.argmax(1) for found in logits], axis=1)
+            labels = predicted.copy()
+            labels[:3, 1] = (labels[:3, 1] + 1) % 3
+            assert ensemble.accuracy(model, (images, labels)).tolist() == [1, 6 / 9]
+            of_first = (predicted == predicted[:, :1]).mean(axis=0)
+            assert (ensemble.accuracy(model, (images, predicted[:, 0])) == of_first).all()
+        assert model.training == mode

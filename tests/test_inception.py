@@ -16,6 +16,7 @@ from bn_helpers.training import run
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 import inception  # noqa: E402
+import runner  # noqa: E402
 
 GIVEN = os.environ.get("BN_HELPERS_DATA")
 SCALE = inception.SCALES["cpu"]
@@ -61,16 +62,21 @@ def tiny(monkeypatch, tmp_path):
 
 def test_a_record_waits_for_its_last_network(tiny, tmp_path):
     """Catches a record of what happens to be there, and a result that is not found again."""
-    jobs = inception.networks("ensemble", inception.SCALES["cpu"])
-    assert inception.work(jobs[0][1], "cpu", True, deadline=1e-9) is None  # the time is up
-    for _, settings in jobs:
+    jobs = [
+        inception.job_of(settings, tiny.sha256)
+        for _, settings in inception.networks("ensemble", inception.SCALES["cpu"])
+    ]
+    for job in jobs:
         assert inception.write("ensemble", "cpu", tiny, "cpu") is None
-        inception.work(settings, "cpu", True, deadline=None)
+        folder = runner.folder_of(job, tmp_path)
+        folder.mkdir()
+        result = inception.work(*job.arguments, folder, lambda step: False)
+        (folder / "result.json").write_text(json.dumps(result))
     assert inception.write("ensemble", "cpu", tiny, "cpu").name == "inception_ensemble.json"
     (together,) = (
         row for row in records.read("inception_ensemble", tmp_path)["results"] if "of each" in row
     )
-    alone = [1 - inception.finished(settings, tiny.sha256)["test_accuracy"] for _, settings in jobs]
+    alone = [1 - runner.result_of(job, tmp_path)["test_accuracy"] for job in jobs]
     # Probabilities are kept in half precision: a tie may fall the other way.
     assert np.allclose([top for top, _ in together["of each"]], alone, atol=0.01)
     assert len(together["networks"]) == 6
@@ -79,8 +85,8 @@ def test_a_record_waits_for_its_last_network(tiny, tmp_path):
 class Pool:
     """In place of the pool of processes: does its work at once, here."""
 
-    def __init__(self, workers, context, initializer, arguments):
-        initializer(*arguments)
+    def __init__(self, workers, context, initializer, initargs):
+        initializer(*initargs)
 
     def __enter__(self):
         return self
@@ -96,14 +102,14 @@ class Pool:
 
 def test_a_command_that_is_stopped_goes_on_to_the_same_record(tiny, tmp_path, monkeypatch, capsys):
     """Before the first network, within the second, then not at all."""
-    monkeypatch.setattr(inception, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", Pool)
     arguments = ["inception.py", "figures", "--data", "digits", "--device", "cpu"]
     real, trained = run.train, []
 
     def train(settings, *rest, **options):
         trained.append(settings)
         if len(trained) == 2:
-            options["deadline"] = 0.0  # since long: it stops after a step
+            options["stop"] = lambda: True  # after its first step
         return real(settings, *rest, **options)
 
     def results(*more):

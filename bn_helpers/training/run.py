@@ -58,7 +58,6 @@ def train(
     save_every=None,
     workers=0,
     progress=None,
-    deadline=None,
     stop=None,
 ):
     """Train the network of ``settings`` on ``dataset`` and return a :class:`Result`.
@@ -76,14 +75,13 @@ def train(
     save_every : int, steps between checkpoints; default: ``settings.every``.
     workers : int, processes that decode images which do not fit into memory.
     progress : ``tqdm.tqdm`` or None; each evaluation is written through it as a table row.
-    deadline : ``time.monotonic()`` at which to save and return with the status "paused".
-    stop : callable, asked after each step whether to do so at once. With several processes, which
-        would disagree, neither can be given.
+    stop : callable, asked after each step whether to save and return with the status "paused". With
+        several processes, which would disagree, it cannot be given.
 
     Raises
     ------
     ValueError
-        images that are not uint8; deadline or stop with several processes.
+        images that are not uint8; stop with several processes.
     RunError
         settings that do not fit the data or each other; a damaged checkpoint or another run's.
     """
@@ -92,8 +90,8 @@ def train(
     save_every = settings.every if save_every is None else save_every
     if save_every < 1:
         raise RunError(f"expected at least 1 step between checkpoints, got {save_every}")
-    if processes > 1 and not (deadline is None and stop is None):
-        raise ValueError("expected neither deadline nor stop with several processes")
+    if processes > 1 and stop is not None:
+        raise ValueError("expected no stop with several processes")
     images, size = dataset.train.images, settings.size or dataset.train.images.shape[2]
     _check(settings, images, size, processes)
     train_on, held_out = divide(settings, len(images))
@@ -176,9 +174,7 @@ def train(
                     lr = settings.lr_at(state.step)
                     progress.write(f"{state.step:9,}  {lr:8.2g}  {loss:8.5g}  {accuracy:8.2%}")
 
-            stopped = (stop is not None and stop()) or (
-                deadline is not None and time.monotonic() > deadline
-            )
+            stopped = stop is not None and stop()
             if file and (last or stopped or state.step % save_every == 0):
                 state.seconds = time.monotonic() - began
                 checkpoint.save(file, state, settings, dataset)
