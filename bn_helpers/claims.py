@@ -16,17 +16,19 @@ import functools
 import itertools
 import math
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from textwrap import fill
+from textwrap import TextWrapper
+from typing import Any
 
 #: The type under which :func:`measure` stores JSON in a notebook's output.
 MEASURED = "application/vnd.bn-helpers.measured+json"
 #: Where the wording of the claims stands.
 WORDING = Path(__file__).with_name("claims.toml")
-LINE = 84  # characters that a page of usual width shows without scrolling
+#: 84 characters are what a page of usual width shows without scrolling.
+PAGE = TextWrapper(84, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 ROUNDING = 1e-10  # what is smaller differs between machines, and is shown as 0
 
 
@@ -35,16 +37,18 @@ class Never(Enum):
 
     NEVER = "never"
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "never"
 
 
 #: What a run "took" that did not get there. It is no number: comparing it raises, and a rule that
 #: meets it is not resolved, unless the rule is ``late``.
 never = Never.NEVER
+Number = float | Never
+Sides = dict[str, list[Number]]
 
 
-def or_never(steps):
+def or_never(steps: Any) -> Any:
     """``steps`` (array, or dict of arrays), as lists with :data:`never` in place of infinity."""
     if isinstance(steps, dict):
         return {side: or_never(runs) for side, runs in steps.items()}
@@ -65,23 +69,33 @@ VERDICTS = {
 
 
 @functools.cache
-def wording():
+def wording() -> dict[str, dict[str, dict[str, str]]]:
     """Section's title → identifier → ``place`` and ``claim``; a reason if it is not measured."""
     return tomllib.loads(WORDING.read_text(encoding="utf-8"))
 
 
-def on(data):
+def on(data: str) -> Callable[..., None]:
     """:func:`measure` on ``data`` (str), what a notebook measures on unless a call says else."""
     return functools.partial(measure, data=data)
 
 
-def measure(id, what, runs, rule, *, data, over="seeds", headline=False, form=None):
+def measure(
+    claim: str,
+    what: str,
+    runs: Any,
+    rule: Rule,
+    *,
+    data: str,
+    over: str = "seeds",
+    headline: bool = False,
+    form: str | None = None,
+) -> None:
     """Print what was measured about a claim, and store it in the cell's output.
 
     Parameters
     ----------
-    id : str, the claim's identifier in ``claims.toml``, such as ``"B2"``.
-    what : str, the quantity and its unit, such as ``"steps to 95 %"``; once for each id.
+    claim : str, the claim's identifier in ``claims.toml``, such as ``"B2"``.
+    what : str, the quantity and its unit, such as ``"steps to 95 %"``; once for each claim.
     runs : number, array over the runs, or dict of such, side of a comparison → number or array;
         :data:`never` stands for a run that did not get there.
     rule : :class:`Rule`, such as ``falls`` or ``above(2)``.
@@ -96,14 +110,14 @@ def measure(id, what, runs, rule, *, data, over="seeds", headline=False, form=No
         no such claim; NaN or infinity; sides with different numbers of runs; a rule that looks for
         sides that are not there, or has none to compare.
     """
-    claim = next((section[id] for section in wording().values() if id in section), None)
-    if claim is None:
-        raise ValueError(f"expected an identifier in {WORDING.name}, got {id!r}")
+    asked = next((section[claim] for section in wording().values() if claim in section), None)
+    if asked is None:
+        raise ValueError(f"expected an identifier in {WORDING.name}, got {claim!r}")
     sides, count = _read(runs)
     verdict = rule.verdict(sides)
     words = rule.words(sides)
     row = {
-        "id": id,
+        "id": claim,
         "what": what,
         "figures": _figures(sides, form),
         "runs": count,
@@ -115,12 +129,11 @@ def measure(id, what, runs, rule, *, data, over="seeds", headline=False, form=No
         "condition": rule.condition if verdict == "holds where" else "",
     }
     lines = [
-        f"{id} · {claim['claim']} ({claim['place']}).",
+        f"{claim} · {asked['claim']} ({asked['place']}).",
         f"  {'Headline: ' * headline}{what}{shown(row)}.",
         f"  Rule: {words}. Verdict: {verdict} {row['condition']}".rstrip() + ".",
     ]
-    whole = {"break_long_words": False, "break_on_hyphens": False, "subsequent_indent": " " * 4}
-    text = "\n".join(fill(line, LINE, **whole) for line in lines)
+    text = "\n".join(map(PAGE.fill, lines))
     try:
         from IPython.display import display
     except ImportError:
@@ -129,7 +142,7 @@ def measure(id, what, runs, rule, *, data, over="seeds", headline=False, form=No
         display({"text/plain": text, MEASURED: row}, raw=True)
 
 
-def shown(row):
+def shown(row: dict[str, Any]) -> str:
     """The figures of a stored row, to follow its ``what``, with the runs and the data."""
     figures = []
     for figure in row["figures"]:
@@ -152,52 +165,55 @@ class Rule:
     if_true: str = "holds"
     condition: str = ""
 
-    def judge(self, sides):
+    def judge(self, sides: Sides) -> bool | None:
         """True, False or None for ``sides``: dict, side → list of numbers and never."""
         raise NotImplementedError
 
-    def words(self, names):
+    def words(self, names: Iterable[str]) -> str:
         """The rule in words, for sides of these names."""
         raise NotImplementedError
 
-    def stored(self):
+    def stored(self) -> dict[str, Any]:
         """Name and parameters as JSON."""
         raise NotImplementedError
 
-    def of(self, *names):
+    def of(self, *names: str) -> Rule:
         """This rule, for the sides of these names alone, in this order."""
         raise NotImplementedError
 
-    def verdict(self, sides):
+    def verdict(self, sides: Sides) -> str:
         """A key of :data:`VERDICTS`."""
         return {True: self.if_true, False: "does not hold", None: "not resolved"}[self.judge(sides)]
 
-    def where(self, condition):
+    def where(self, condition: str) -> Rule:
         """This rule; what passes it *holds where* ``condition`` (str)."""
         return replace(self, if_true="holds where", condition=condition)
 
     @property
-    def identity(self):
+    def identity(self) -> Rule:
         """This rule; what passes it is an *identity*: it follows by algebra."""
         return replace(self, if_true="identity")
 
-    def refuted_by(self, other):
+    def refuted_by(self, other: Rule) -> Rule:
         """Holds by this rule, does not hold by ``other``, and is not resolved by neither."""
         return _Combined("refuted by", (self, other))
 
-    def __and__(self, other):
+    def __and__(self, other: Rule) -> Rule:
         return _Combined("and", (self, other))
 
-    def __or__(self, other):
+    def __or__(self, other: Rule) -> Rule:
         return _Combined("or", (self, other))
 
-    def __invert__(self):
+    def __invert__(self) -> Rule:
         return _Combined("not", (self,))
 
 
 @dataclass(frozen=True)
-class _Test(Rule):
-    """A test of one number (of each side by itself) or of two (of each side and one before it)."""
+class SideRule(Rule):
+    """A test of one number (of each side by itself) or of two (of each side and one before it).
+
+    Made by the functions below; its methods say which runs and which sides it looks at.
+    """
 
     name: str
     phrase: str  # with {b}, and {a} where two sides are compared
@@ -208,49 +224,49 @@ class _Test(Rule):
     sides: str = "all"  # or "any", "pairs"
     treats_never: str = "not resolved"  # or "late", "asked"; "no" where a difference is taken
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not all(math.isfinite(number) for _, number in self.parameters):
             raise ValueError(f"expected finite numbers for {self.name}, got {self.parameters}")
 
     @property
-    def _compares(self):
+    def _compares(self) -> bool:
         return "{a}" in self.phrase
 
     @property
-    def _ties(self):
+    def _ties(self) -> bool:
         return self._compares and not self.parameters  # of falls and rises, which a tie fails
 
-    def of(self, *names):
+    def of(self, *names: str) -> SideRule:
         return replace(self, names=names)
 
     @property
-    def in_every_run(self):
+    def in_every_run(self) -> SideRule:
         """This rule in each run; two sides are paired run by run."""
         return replace(self, runs="every")
 
-    def in_runs(self, least):
+    def in_runs(self, least: int) -> SideRule:
         """This rule in ``least`` (int) runs or more; a tie is half a run that falls or rises."""
         return replace(self, runs=least)
 
     @property
-    def apart(self):
+    def apart(self) -> SideRule:
         """This rule between any run of one side and any run of the other."""
         if not self._compares:
             raise ValueError(f"expected a rule that compares sides, got {self.name}; in_every_run")
         return replace(self, runs="apart")
 
     @property
-    def anywhere(self):
+    def anywhere(self) -> SideRule:
         """This rule, passed by one side at least."""
         return replace(self, sides="any")
 
     @property
-    def in_pairs(self):
+    def in_pairs(self) -> SideRule:
         """This rule within the first two sides, within the next two, and so on."""
         return replace(self, sides="pairs")
 
     @property
-    def late(self):
+    def late(self) -> SideRule:
         """This rule of durations: never is later than any number."""
         if self.treats_never == "no":
             raise ValueError(
@@ -258,7 +274,7 @@ class _Test(Rule):
             )
         return replace(self, treats_never="late")
 
-    def judge(self, sides):
+    def judge(self, sides: Sides) -> bool | None:
         names = self.names or tuple(sides)
         if missing := [name for name in names if name not in sides]:
             raise ValueError(f"expected sides among {list(sides)}, got {missing}")
@@ -298,7 +314,7 @@ class _Test(Rule):
             return None  # which of them would have been later nobody knows
         return bool(self.test(*map(_late, numbers)))
 
-    def words(self, names):
+    def words(self, names: Iterable[str]) -> str:
         names = self.names or tuple(names)
         if self.sides == "pairs":
             a, b = "the first", "the second"
@@ -317,7 +333,7 @@ class _Test(Rule):
             text += f" in {self.runs} runs or more" + ", a tie counting half" * self._ties
         return text + " (never counts as late)" * (self.treats_never == "late")
 
-    def stored(self):
+    def stored(self) -> dict[str, Any]:
         usual = {"runs": "median", "names": (), "sides": "all"}
         changed = {k: getattr(self, k) for k in usual if getattr(self, k) != usual[k]}
         if self.treats_never == "late":
@@ -330,13 +346,13 @@ class _Combined(Rule):
     name: str
     parts: tuple[Rule, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if any(part.if_true != "holds" for part in self.parts):
             raise ValueError(
                 "expected where(…) and identity after the whole rule, got a part of it"
             )
 
-    def judge(self, sides):
+    def judge(self, sides: Sides) -> bool | None:
         found = [part.judge(sides) for part in self.parts]
         if self.name == "not":
             return None if found[0] is None else not found[0]
@@ -346,7 +362,7 @@ class _Combined(Rule):
             return found[0] or (False if found[1] else None)
         return (_all if self.name == "and" else _any)(found)
 
-    def words(self, names):
+    def words(self, names: Iterable[str]) -> str:
         parts = [part.words(names) for part in self.parts]
         if self.name == "not":
             return f"not ({parts[0]})"
@@ -354,10 +370,10 @@ class _Combined(Rule):
             return f"holds if {parts[0]}; does not if {parts[1]}"
         return f", {self.name} ".join(parts)
 
-    def stored(self):
+    def stored(self) -> dict[str, Any]:
         return {"name": self.name, "rules": [part.stored() for part in self.parts]}
 
-    def of(self, *names):
+    def of(self, *names: str) -> Rule:
         return replace(self, parts=tuple(part.of(*names) for part in self.parts))
 
 
@@ -366,95 +382,96 @@ class _Stated(Rule):
     says: str
     holds: bool
 
-    def judge(self, sides):
+    def judge(self, sides: Sides) -> bool | None:
         return self.holds
 
-    def words(self, names):
+    def words(self, names: Iterable[str]) -> str:
         return self.says
 
-    def stored(self):
+    def stored(self) -> dict[str, Any]:
         return {"name": "stated"}
 
-    def of(self, *names):
+    def of(self, *names: str) -> Rule:
         raise ValueError(f"expected a rule that looks at sides, got {self.says!r}")
 
 
-def above(number):
+def above(number: float) -> SideRule:
     """Larger than ``number``."""
     return _number("above", number, lambda x: x > number)
 
 
-def at_least(number):
+def at_least(number: float) -> SideRule:
     """``number`` or larger."""
     return _number("at least", number, lambda x: x >= number)
 
 
-def below(number):
+def below(number: float) -> SideRule:
     """Smaller than ``number``."""
     return _number("below", number, lambda x: x < number)
 
 
-def at_most(number):
+def at_most(number: float) -> SideRule:
     """``number`` or smaller."""
     return _number("at most", number, lambda x: x <= number)
 
 
-def equals(number):
+def equals(number: float) -> SideRule:
     """Exactly ``number``: for counts."""
     return replace(_number("equal to", number, lambda x: x == number), treats_never="no")
 
 
-def between(low, high):
+def between(low: float, high: float) -> SideRule:
     """From ``low`` to ``high``, both included."""
     phrase, size = f"{{b}} from {_plain(low)} to {_plain(high)}", (("low", low), ("high", high))
-    return _Test("between", phrase, lambda x: low <= x <= high, size, treats_never="no")
+    return SideRule("between", phrase, lambda x: low <= x <= high, size, treats_never="no")
 
 
-def within(tolerance, of=None):
+def within(tolerance: float, of: float | None = None) -> SideRule:
     """At most ``tolerance`` away from the number ``of``; without it, from each other."""
+    near = f"{{b}} within {_plain(tolerance)} of "
     if of is None:
-        phrase, size = f"{{b}} within {_plain(tolerance)} of {{a}}", (("tolerance", tolerance),)
-        test = lambda a, b: abs(a - b) <= tolerance  # noqa: E731
-    else:
-        phrase = f"{{b}} within {_plain(tolerance)} of {_plain(of)}"
-        size = (("tolerance", tolerance), ("of", of))
-        test = lambda x: abs(x - of) <= tolerance  # noqa: E731
-    return _Test("within", phrase, test, size, treats_never="no")
+        phrase, size = near + "{a}", (("tolerance", tolerance),)
+        return SideRule(
+            "within", phrase, lambda a, b: abs(a - b) <= tolerance, size, treats_never="no"
+        )
+    sizes = (("tolerance", tolerance), ("of", of))
+    near += _plain(of)
+    return SideRule("within", near, lambda x: abs(x - of) <= tolerance, sizes, treats_never="no")
 
 
-def loses_at_most(number):
+def loses_at_most(number: float) -> SideRule:
     """Each side at least the ones before it, less ``number``."""
     phrase, size = f"{{b}} at most {_plain(number)} below {{a}}", (("number", number),)
-    return _Test("loses at most", phrase, lambda a, b: b >= a - number, size, treats_never="no")
+    return SideRule("loses at most", phrase, lambda a, b: b >= a - number, size, treats_never="no")
 
 
-def falls_by(factor):
+def falls_by(factor: float) -> SideRule:
     """Each side below the ones before it divided by ``factor``."""
     phrase, size = f"{{b}} below 1/{_plain(factor)} of {{a}}", (("factor", factor),)
-    return _Test("falls by", phrase, lambda a, b: b < a / factor, size, treats_never="no")
+    return SideRule("falls by", phrase, lambda a, b: b < a / factor, size, treats_never="no")
 
 
 #: Each side below the ones before it.
-falls = _Test("falls", "{b} below {a}", lambda a, b: b < a)
+falls = SideRule("falls", "{b} below {a}", lambda a, b: b < a)
 #: Each side above the ones before it.
-rises = _Test("rises", "{b} above {a}", lambda a, b: b > a)
+rises = SideRule("rises", "{b} above {a}", lambda a, b: b > a)
 #: No run of one side between the runs of another, whichever is higher.
 ranges_apart = falls.apart | rises.apart
 #: No run got there.
 reached_by_none = replace(
-    _Test("reached by none", "{b} never", lambda x: x == math.inf),
+    SideRule("reached by none", "{b} never", lambda x: x == math.inf),
     runs="every",
     treats_never="asked",
 )
 
 
-def stated(words, holds):
+def stated(words: str, holds: bool) -> Rule:
     """What the chapter itself computes: ``words`` (str) name it, ``holds`` (bool) decides."""
     return _Stated(words, bool(holds))
 
 
 def _number(name, number, test):
-    return _Test(name, f"{{b}} {name} {_plain(number)}", test, (("number", number),))
+    return SideRule(name, f"{{b}} {name} {_plain(number)}", test, (("number", number),))
 
 
 def _plain(number):

@@ -72,17 +72,17 @@ def collect(notebooks):
     return found
 
 
-def verdict(id, claim, rows):
+def verdict(name, claim, rows):
     """(verdict, words): the verdict is a key of VERDICTS, the words may add a condition."""
     headlines = [row for row in rows if row["headline"]]
     if len(headlines) > 1:
         whats = [row["what"] for row in headlines]
-        raise ClaimsError(f"{id}: expected one headline measurement, got {whats}")
+        raise ClaimsError(f"{name}: expected one headline measurement, got {whats}")
     for reason, label in (("open", "open"), ("untestable", "not testable here")):
         if reason in claim and not headlines:
             return label, label
     if not rows:
-        raise ClaimsError(f"{id} has no measurement in a chapter and no reason for that")
+        raise ClaimsError(f"{name} has no measurement in a chapter and no reason for that")
     found = {(row["verdict"], row["condition"]) for row in headlines or rows}
     if len(found) == 1:
         ((label, condition),) = found
@@ -105,7 +105,7 @@ def measurement(row):
 
 def page(sections, measured):
     """The page's Markdown, from the wording of the claims and what was measured."""
-    asked = [id for claims in sections.values() for id in claims]
+    asked = [name for claims in sections.values() for name in claims]
     if len(set(asked)) != len(asked):
         raise ClaimsError(f"a claim is asked about twice: {Counter(asked).most_common(1)[0][0]}")
     if unknown := sorted(set(measured) - set(asked)):
@@ -113,16 +113,16 @@ def page(sections, measured):
     counts, body = Counter(), []
     for title, claims in sections.items():
         body += [f"## {title}", "", "| | Claim | Measured; rule | Verdict |", "|---|---|---|---|"]
-        for id, claim in claims.items():
-            rows = measured.get(id, [])
-            label, words = verdict(id, claim, rows)
+        for name, claim in claims.items():
+            rows = measured.get(name, [])
+            label, words = verdict(name, claim, rows)
             counts[label] += 1
             shown_rows = [measurement(row) for row in rows]
             if reason := claim.get("open") or claim.get("untestable"):
                 shown_rows.insert(0, reason)
             texts = (f"{claim['claim']} ({claim['place']})", "<br>".join(shown_rows))
             cells = [text.replace("|", "\\|") for text in texts]
-            body += [f"| **{id}** | {' | '.join(cells)} | {VERDICTS[label]} {words} |"]
+            body += [f"| **{name}** | {' | '.join(cells)} | {VERDICTS[label]} {words} |"]
         body += [""]
     tally = [
         f"{sign} {label}: {counts[label]}" for label, sign in VERDICTS.items() if counts[label]

@@ -44,8 +44,8 @@ def measured(monkeypatch):
 
     positive = above(0)
 
-    def measure(runs, rule=positive, id="B1", what="steps", **options):
-        claims.on("toy numbers")(id, what, runs, rule, **options)
+    def measure(runs, rule=positive, claim="B1", what="steps", **options):
+        claims.on("toy numbers")(claim, what, runs, rule, **options)
         return seen[-1]
 
     return measure
@@ -233,9 +233,9 @@ def test_what_is_printed_says_claim_figures_rule_and_verdict(measured):
     assert row["headline"] is False
 
 
-@pytest.mark.parametrize("id", ["B6", "C4", "S18"])
-def test_no_printed_line_is_wider_than_a_page(measured, id):
-    text, _ = measured({f"side {i}": [1000, 2000] for i in range(9)}, above(2), id=id)
+@pytest.mark.parametrize("claim", ["B6", "C4", "S18"])
+def test_no_printed_line_is_wider_than_a_page(measured, claim):
+    text, _ = measured({f"side {i}": [1000, 2000] for i in range(9)}, above(2), claim=claim)
     assert max(map(len, text.splitlines())) <= 84
 
 
@@ -315,7 +315,7 @@ def test_what_cannot_be_judged_is_refused(measured, runs, rule, message):
 
 def test_rules_that_make_no_sense_are_refused(measured):
     with pytest.raises(ValueError, match=r"an identifier in claims\.toml, got 'Z9'"):
-        measured(1, id="Z9")
+        measured(1, claim="Z9")
     with pytest.raises(ValueError, match="expected finite numbers for above"):
         above(math.inf)
     with pytest.raises(ValueError, match="expected a rule that compares sides, got above"):

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import claims as script  # noqa: E402
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
-ASKED = {id: claim for section in wording().values() for id, claim in section.items()}
+ASKED = {name: claim for section in wording().values() for name, claim in section.items()}
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,13 @@ def test_every_claim_of_the_paper_and_every_statement_has_its_row():
 def test_only_facts_of_record_are_without_measurement(measured):
     assert set(ASKED) - set(measured) == {"S5"}
     assert ASKED["S5"]["untestable"]
-    for id in measured:
-        assert not {"open", "untestable"} & set(ASKED[id]), f"{id} is measured: drop its reason"
+    for name in measured:
+        assert not {"open", "untestable"} & set(ASKED[name]), f"{name} is measured: drop its reason"
 
 
 def test_a_changed_value_changes_the_page(measured):
     before = script.page(wording(), measured)
-    for id, rows in measured.items():
+    for name, rows in measured.items():
         for i, row in enumerate(rows):
             for change in (
                 lambda row: row["figures"][0].update(median="9" + row["figures"][0]["median"]),
@@ -55,7 +55,7 @@ def test_a_changed_value_changes_the_page(measured):
                 lambda row: row.update(verdict="not resolved"),
             ):
                 changed = copy.deepcopy(measured)
-                change(changed[id][i])
+                change(changed[name][i])
                 assert script.page(wording(), changed) != before, row["what"]
 
 
