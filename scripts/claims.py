@@ -24,8 +24,8 @@ TOP = """\
 
 Does it come out, on what, and over how many seeds? Each row is a claim of the paper, in our
 words, or a statement in wide circulation. What was measured comes from the chapters: their cells
-compute each figure, judge it by the rule that stands beside it, and store figure, rule and verdict;
-the tests compute them again. This page is put together from those stored outputs. Nobody typed a
+compute each figure, judge it by the *rule* beside it, and store figure, rule and verdict; the tests
+compute them again. This page is put together from those stored outputs. Nobody typed a
 figure or a verdict.
 
 Where a claim has a **headline**, it decides the row and the rest is context. Elsewhere a claim
@@ -98,7 +98,7 @@ def measurement(row):
     """One measurement in Markdown: sign, figures, rule, link to its section."""
     what = f"**{row['what']}**" if row["headline"] else row["what"]
     return (
-        f"{VERDICTS[row['verdict']]} {what}{shown(row)}; {row['rule']['words']} "
+        f"{VERDICTS[row['verdict']]} {what}{shown(row)}; *{row['rule']['words']}* "
         f"[{row['chapter']}]({row['link']})"
     )
 
@@ -112,7 +112,7 @@ def page(sections, measured):
         raise ClaimsError(f"measured, but not in claims.toml: {unknown}")
     counts, body = Counter(), []
     for title, claims in sections.items():
-        body += [f"## {title}", "", "| | Claim | Measured; rule | Verdict |", "|---|---|---|---|"]
+        body += [f"## {title}", "", "| | Claim | Measured; *rule* | Verdict |", "|---|---|---|---|"]
         for name, claim in claims.items():
             rows = measured.get(name, [])
             label, words = verdict(name, claim, rows)

@@ -104,7 +104,7 @@ def test_the_verdict_comes_from_all_measurements_without_a_headline(tmp_path, ve
     rows = [row(verdict, what=str(i)) for i, verdict in enumerate(verdicts)]
     page = script.page(ONE, stored(tmp_path, *rows))
     assert f"| {label} |" in page
-    assert "0: 1; 5 seeds, toy; above 0 [01](01_x.ipynb#a-question-asked)" in page
+    assert "0: 1; 5 seeds, toy; *above 0* [01](01_x.ipynb#a-question-asked)" in page
     assert f"Of 1 rows: {label}: 1." in page
 
 
@@ -130,7 +130,7 @@ def test_a_reason_stands_in_for_a_measurement(tmp_path):
         asked = {"One": {"A1": {**ONE["One"]["A1"], key: "nobody can"}}}
         assert f"| nobody can | {label} |" in script.page(asked, {})
         page = script.page(asked, stored(tmp_path, row()))
-        assert "| nobody can<br>● w: 1; 5 seeds, toy; above 0 " in page
+        assert "| nobody can<br>● w: 1; 5 seeds, toy; *above 0* " in page
         assert f"| {label} |" in page
 
 
