@@ -32,7 +32,7 @@ PAGE = TextWrapper(84, subsequent_indent="    ", break_long_words=False, break_o
 ROUNDING = 1e-10  # what is smaller differs between machines, and is shown as 0
 
 
-class Never(Enum):
+class _Never(Enum):
     """The type of :data:`never`, which has no order and no arithmetic."""
 
     NEVER = "never"
@@ -43,8 +43,8 @@ class Never(Enum):
 
 #: What a run "took" that did not get there. It is no number: comparing it raises, and a rule that
 #: meets it is not resolved, unless the rule is ``late``.
-never = Never.NEVER
-Number = float | Never
+never = _Never.NEVER
+Number = float | _Never
 Sides = dict[str, list[Number]]
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def central_difference(f, x, h=1e-5):
+def central_difference(
+    f: Callable[[np.ndarray], float], x: ArrayLike, h: float = 1e-5
+) -> np.ndarray:
     """Gradient of the scalar function ``f`` at ``x`` by (f(x + h) − f(x − h)) / 2h.
 
     Parameters
@@ -31,7 +36,7 @@ def central_difference(f, x, h=1e-5):
     return gradient
 
 
-def complex_step(f, x, h=1e-30):
+def complex_step(f: Callable[[np.ndarray], complex], x: ArrayLike, h: float = 1e-30) -> np.ndarray:
     """Gradient of the scalar function ``f`` at ``x`` by Im f(x + ih) / h.
 
     Nothing is subtracted, so rounding sets no lower limit for h.
@@ -56,7 +61,7 @@ def complex_step(f, x, h=1e-30):
     return gradient
 
 
-def relative_error(ours, truth):
+def relative_error(ours: ArrayLike, truth: ArrayLike) -> float:
     """Largest absolute difference over the largest absolute value of either.
 
     Parameters
@@ -89,7 +94,7 @@ def relative_error(ours, truth):
     return float(np.abs(ours - truth).max(initial=0) / scale) if scale else 0.0
 
 
-def agree(name, ours, truth, tol=1e-12):
+def agree(name: str, ours: ArrayLike, truth: ArrayLike, tol: float = 1e-12) -> None:
     """Print that two arrays agree to the relative tolerance ``tol``.
 
     The line says the bound, not the digits, so that it is the same on every machine.

@@ -7,13 +7,17 @@ before the nonlinearity, and the convolution has no bias then).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+Norm = Callable[[int], nn.Module] | None
+
 # Ioffe & Szegedy (2015), Figure 5. Rows: name, widths of the branches (1×1; 3×3 reduce, 3×3;
 # double 3×3 reduce, double 3×3), pooling, its projection (0: pass through, and stride 2).
-FIGURE_5 = (
+FIGURE_5: tuple[tuple[Any, ...], ...] = (
     ("3a", 64, 64, 64, 64, 96, "avg", 32),
     ("3b", 64, 64, 96, 64, 96, "avg", 64),
     ("3c", 0, 128, 160, 64, 96, "max", 0),
@@ -33,7 +37,9 @@ ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 class Unit(nn.Sequential):
     """Convolution, BN (or a bias), activation: (N, in_channels, H, W) → (N, channels, H', W')."""
 
-    def __init__(self, in_channels, channels, kernel, kind, stride=1):
+    def __init__(
+        self, in_channels: int, channels: int, kernel: int, kind: dict[str, Any], stride: int = 1
+    ) -> None:
         conv = nn.Conv2d(
             in_channels, channels, kernel, stride, kernel // 2, bias=kind["norm"] is None
         )
@@ -44,22 +50,22 @@ class Unit(nn.Sequential):
 class Branches(nn.Module):
     """Several ways through the same input, concatenated: (N, C, H, W) → (N, sum of theirs, …)."""
 
-    def __init__(self, *branches):
+    def __init__(self, *branches: nn.Module) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([branch(x) for branch in self.branches], dim=1)
 
 
 class PerActivation(nn.Module):
     """BN with one mean, variance, gamma and beta for each place of each map (section 4.2.3)."""
 
-    def __init__(self, channels, size):
+    def __init__(self, channels: int, size: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(channels * size * size)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(x.flatten(1)).view(x.shape)
 
 
@@ -84,14 +90,14 @@ class Inception(nn.Module):
 
     def __init__(
         self,
-        reading="printed",
+        reading: str = "printed",
         *,
-        classes=1000,
-        norm=nn.BatchNorm2d,
-        activation="relu",
-        lrn=False,
-        dropout=0.0,
-    ):
+        classes: int = 1000,
+        norm: Norm = nn.BatchNorm2d,
+        activation: str = "relu",
+        lrn: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         _check("reading", reading, ("printed", "repaired"))
         kind = _kind(norm, activation)
@@ -111,12 +117,12 @@ class Inception(nn.Module):
         for name, *widths, pool, projection in FIGURE_5:
             if reading == "repaired" and name in ("4c", "4d"):
                 projection = 96
-            module, channels = _module(channels, *widths, pool, projection, kind)
+            module, channels = _module(channels, widths, pool, projection, kind)
             self.modules_by_name[name] = module
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels, classes)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
         for module in self.modules_by_name.values():
             x = module(x)
@@ -146,16 +152,16 @@ class SmallInception(nn.Module):
 
     def __init__(
         self,
-        in_channels=3,
-        classes=10,
-        widths=(8, 16, 16, 24),
+        in_channels: int = 3,
+        classes: int = 10,
+        widths: Sequence[int] = (8, 16, 16, 24),
         *,
-        norm=nn.BatchNorm2d,
-        activation="relu",
-        lrn=False,
-        dropout=0.0,
-        per_activation=None,
-    ):
+        norm: Norm = nn.BatchNorm2d,
+        activation: str = "relu",
+        lrn: bool = False,
+        dropout: float = 0.0,
+        per_activation: int | None = None,
+    ) -> None:
         super().__init__()
         kind = _kind(norm, activation)
         if len(widths) != 4:
@@ -163,7 +169,7 @@ class SmallInception(nn.Module):
         if per_activation and norm is None:
             raise ValueError("expected BN with per_activation, got norm=None")
         channels = 2 * widths[0]
-        layers = [Unit(in_channels, channels, 3, kind)]
+        layers: list[nn.Module] = [Unit(in_channels, channels, 3, kind)]
         for i, width in enumerate(widths):
             if i in (0, 2):
                 layers += [nn.MaxPool2d(2), *_lrn(lrn and i == 0)]
@@ -185,7 +191,7 @@ class SmallInception(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels, classes)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.dropout(self.features(x).mean((2, 3))))
 
 
@@ -204,15 +210,15 @@ class PlainConv(nn.Module):
 
     def __init__(
         self,
-        in_channels=3,
-        classes=10,
-        widths=(64, 256, 256),
-        depth=2,
+        in_channels: int = 3,
+        classes: int = 10,
+        widths: Sequence[int] = (64, 256, 256),
+        depth: int = 2,
         *,
-        norm=nn.BatchNorm2d,
-        activation="relu",
-        dropout=0.0,
-    ):
+        norm: Norm = nn.BatchNorm2d,
+        activation: str = "relu",
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         kind = _kind(norm, activation)
         layers, channels = [], in_channels
@@ -224,11 +230,17 @@ class PlainConv(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels, classes)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.dropout(self.features(x).amax((2, 3))))
 
 
-def initialize(model, how="he", *, generator, gain=1.0):
+def initialize(
+    model: nn.Module,
+    how: str | float = "he",
+    *,
+    generator: torch.Generator,
+    gain: float = 1.0,
+) -> None:
     """Draw all convolutions' and linear layers' weights anew, in place; biases become 0.
 
     Parameters
@@ -246,7 +258,8 @@ def initialize(model, how="he", *, generator, gain=1.0):
     for layer in model.modules():
         if not isinstance(layer, (nn.Conv2d, nn.Linear)):
             continue
-        fan_in, fan_out = layer.weight[0].numel(), layer.weight[:, 0].numel()
+        fan_in = layer.weight[0].numel()
+        fan_out = layer.weight[:, 0].numel()
         if how == "he":
             std = math.sqrt(2 / fan_in)
         elif how == "xavier":
@@ -262,14 +275,15 @@ def initialize(model, how="he", *, generator, gain=1.0):
             nn.init.zeros_(layer.bias)
 
 
-def count_weights(model):
+def count_weights(model: nn.Module) -> int:
     """Number of weights in convolutions and linear layers, without biases and BN's parameters."""
     layers = (m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
     return sum(layer.weight.numel() for layer in layers)
 
 
-def _module(channels, one, reduce_3, three, reduce_d, double, pool, projection, kind):
+def _module(channels, widths, pool, projection, kind):
     """A row of Figure 5 and its output channels."""
+    one, reduce_3, three, reduce_d, double = widths
     stride = 1 if projection else 2
     branches = [Unit(channels, one, 1, kind)] if one else []
     branches += [

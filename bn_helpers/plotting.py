@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
 # Okabe & Ito's colours, told apart by colour-blind readers; lines also differ in dash and marker.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
@@ -20,7 +24,7 @@ WITHOUT_BN = {"color": RED, "linestyle": "--", "marker": "o", "markersize": 4}
 WITH_BN = {"color": BLUE, "linestyle": "-", "marker": "s", "markersize": 4}
 
 
-def use_style():
+def use_style() -> None:
     """Set Matplotlib's defaults for the book; call it once at the top of a notebook."""
     plt.rcdefaults()
     colours = cycler(color=[BLUE, RED, GREEN, ORANGE, PURPLE, GREY])
@@ -48,12 +52,18 @@ def use_style():
     )
 
 
-def image_row(axes, images, title=None, limit=None):
+def image_row(
+    axes: Axes | np.ndarray,
+    images: Iterable[np.ndarray],
+    title: str | None = None,
+    limit: float | None = None,
+) -> None:
     """Draw grey images (N, H, W) on ``axes``, one each; ``title`` stands left of the first.
 
     ``limit`` fixes the grey scale to [−limit, limit]; without it each image uses its own range.
     """
-    for ax, image in zip(np.ravel(axes), images, strict=False):
+    axes = np.asarray(axes).ravel()
+    for ax, image in zip(axes, images, strict=False):
         vmin, vmax = (None, None) if limit is None else (-limit, limit)
         ax.imshow(image, vmin=vmin, vmax=vmax, interpolation="nearest")
         ax.set(xticks=[], yticks=[])
@@ -61,10 +71,20 @@ def image_row(axes, images, title=None, limit=None):
         for spine in ax.spines.values():
             spine.set_visible(False)
     if title:
-        np.ravel(axes)[0].set_ylabel(title, rotation=0, ha="right", va="center")
+        axes[0].set_ylabel(title, rotation=0, ha="right", va="center")
 
 
-def band(ax, x, runs, *, label, color, linestyle="-", marker=None, markersize=4):
+def band(
+    ax: Axes,
+    x: ArrayLike,
+    runs: ArrayLike,
+    *,
+    label: str,
+    color: str,
+    linestyle: str = "-",
+    marker: str | None = None,
+    markersize: float = 4,
+) -> None:
     """Draw the median of ``runs`` (runs, points) over ``x`` and the range of all runs as a band."""
     runs = np.asarray(runs)
     ax.fill_between(x, runs.min(axis=0), runs.max(axis=0), color=color, alpha=0.2, linewidth=0)
@@ -79,7 +99,17 @@ def band(ax, x, runs, *, label, color, linestyle="-", marker=None, markersize=4)
     )
 
 
-def number_map(ax, table, rows, columns, *, form=".2f", limits=None, title=None, never="never"):
+def number_map(
+    ax: Axes,
+    table: ArrayLike,
+    rows: Sequence[float],
+    columns: Sequence[float],
+    *,
+    form: str = ".2f",
+    limits: tuple[float, float] | None = None,
+    title: str | None = None,
+    never: str = "never",
+) -> None:
     """Draw ``table`` (rows, columns) as coloured cells with their numbers; low values are dark.
 
     ``rows`` and ``columns`` label the ticks; ``limits`` (low, high) fixes the colours; a value that
@@ -99,4 +129,4 @@ def number_map(ax, table, rows, columns, *, form=".2f", limits=None, title=None,
     ax.set_xticks(range(len(columns)), [f"{c:g}" for c in columns])
     ax.set_yticks(range(len(rows)), [f"{r:g}" for r in rows])
     ax.grid(False)
-    ax.set_title(title)
+    ax.set_title(title or "")

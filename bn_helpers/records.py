@@ -12,7 +12,9 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 _BESIDE = Path(__file__).resolve().parent.parent
 _CLONE = _BESIDE / "book" / "records"
@@ -36,12 +38,12 @@ class RecordError(ValueError):
     """A record that cannot be trusted; the message says what is wrong and how to mend it."""
 
 
-def folder():
+def folder() -> Path:
     """Where the records are: in the clone, or in the installed package (on Colab, say)."""
     return _CLONE if _CLONE.is_dir() else _BESIDE / "bn_helpers_records"
 
 
-def read(name, where=None):
+def read(name: str, where: Path | None = None) -> dict[str, Any]:
     """Return the record ``name`` as a dict with the keys of :data:`FIELDS`.
 
     ``where`` is a folder (``pathlib.Path``); default: :func:`folder`.
@@ -81,12 +83,22 @@ def read(name, where=None):
     return record
 
 
-def rows(record, **wanted):
+def rows(record: Mapping[str, Any], **wanted: Any) -> list[dict[str, Any]]:
     """The rows of ``record["results"]`` that have these values; None: that lack the key."""
     return [r for r in record["results"] if all(r.get(k) == v for k, v in wanted.items())]
 
 
-def write(name, *, command, config, results, seeds=(), data=None, device=None, where=None):
+def write(
+    name: str,
+    *,
+    command: str,
+    config: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    seeds: Iterable[int] = (),
+    data: Mapping[str, str] | None = None,
+    device: str | None = None,
+    where: Path | None = None,
+) -> Path:
     """Store a record and return its path; the commit and the versions are added here.
 
     Parameters
@@ -135,7 +147,14 @@ def write(name, *, command, config, results, seeds=(), data=None, device=None, w
     return file
 
 
-def verify(record, again, *, index, data, tolerance):
+def verify(
+    record: Mapping[str, Any],
+    again: Mapping[str, Sequence[float]],
+    *,
+    index: int,
+    data: Mapping[str, str],
+    tolerance: float,
+) -> None:
     """Say whether a slice of a record, run again, comes out the same; print the verdict.
 
     Parameters
@@ -175,7 +194,7 @@ def verify(record, again, *, index, data, tolerance):
     print(f"{name}, row {index} run again: {slices} the same within {tolerance}")
 
 
-def checksum(record):
+def checksum(record: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of the record's fields but ``sha256``; ValueError for NaN and infinity."""
     contents = {k: v for k, v in record.items() if k != "sha256"}
     canonical = json.dumps(contents, sort_keys=True, allow_nan=False, ensure_ascii=False)

@@ -5,7 +5,8 @@ Ioffe & Szegedy (2015), Algorithm 1 (forward), section 3 (backward), Algorithm 2
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +26,13 @@ class Cache(NamedTuple):
     axes: tuple[int, ...]
 
 
-def batchnorm_forward(x, gamma, beta, eps=1e-5, axes=(0,)):
+def batchnorm_forward(
+    x: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    eps: float = 1e-5,
+    axes: int | Sequence[int] = (0,),
+) -> tuple[np.ndarray, Cache]:
     """Normalise ``x`` over ``axes`` with its own statistics (Algorithm 1).
 
     Parameters
@@ -63,11 +70,11 @@ def batchnorm_forward(x, gamma, beta, eps=1e-5, axes=(0,)):
     inv_std = 1 / np.sqrt(var + eps)
     x_hat = centred * inv_std
     y = gamma * x_hat + beta
-    squeezed = (np.squeeze(a, axis=axes) for a in (mean, var, inv_std, gamma))
-    return _restored(y, x), Cache(x_hat, *squeezed, axes)
+    mean, var, inv_std, gamma = (np.squeeze(a, axis=axes) for a in (mean, var, inv_std, gamma))
+    return _restored(y, x), Cache(x_hat, mean, var, inv_std, gamma, axes)
 
 
-def batchnorm_backward(dy, cache):
+def batchnorm_backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gradients of a loss with respect to x, gamma and beta (section 3, all six equations in one).
 
     Parameters
@@ -101,7 +108,15 @@ def batchnorm_backward(dy, cache):
     return _restored(dx, dy), dgamma, dbeta
 
 
-def batchnorm_inference(x, gamma, beta, mean, var, eps=1e-5, axes=(0,)):
+def batchnorm_inference(
+    x: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    mean: np.ndarray,
+    var: np.ndarray,
+    eps: float = 1e-5,
+    axes: int | Sequence[int] = (0,),
+) -> np.ndarray:
     """Normalise ``x`` with fixed statistics (Algorithm 2, step 11): one affine map per statistic.
 
     Parameters
@@ -127,7 +142,7 @@ def batchnorm_inference(x, gamma, beta, mean, var, eps=1e-5, axes=(0,)):
     return _restored(scale * _working(x) + (beta - scale * mean), x)
 
 
-def _checked(x, eps, axes):
+def _checked(x: np.ndarray, eps: float, axes: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     x = np.asarray(x)
     if not np.issubdtype(x.dtype, np.inexact):
         raise TypeError(f"expected floating input, got {x.dtype}; convert with x.astype(float)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class Cache(NamedTuple):
@@ -26,7 +27,7 @@ class Cache(NamedTuple):
     vectors: np.ndarray | None = None
 
 
-def covariance(X, eps=0.0):
+def covariance(X: ArrayLike, eps: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, centred batch and regularised covariance.
 
     Parameters
@@ -67,7 +68,7 @@ def covariance(X, eps=0.0):
     return mean, centred, cov
 
 
-def pca(X, eps=1e-5):
+def pca(X: ArrayLike, eps: float = 1e-5) -> tuple[np.ndarray, Cache]:
     """Whiten along the principal axes: W = Λ^(−1/2) Uᵀ, where Cov + eps I = U Λ Uᵀ.
 
     Parameters
@@ -91,7 +92,7 @@ def pca(X, eps=1e-5):
     return centred @ W.T, Cache(W, mean, centred, values, vectors)
 
 
-def zca(X, eps=1e-5):
+def zca(X: ArrayLike, eps: float = 1e-5) -> tuple[np.ndarray, Cache]:
     """Whiten and turn back: W = U Λ^(−1/2) Uᵀ = (Cov + eps I)^(−1/2), the symmetric choice.
 
     Of all whitened versions it is the nearest to X − mean (least squares), so that images still
@@ -102,7 +103,7 @@ def zca(X, eps=1e-5):
     return centred @ W.T, Cache(W, mean, centred, values, vectors)
 
 
-def cholesky(X, eps=1e-5):
+def cholesky(X: ArrayLike, eps: float = 1e-5) -> tuple[np.ndarray, Cache]:
     """Whiten feature by feature: W = L⁻¹, where Cov + eps I = L Lᵀ, L lower triangular.
 
     Column j is feature j less its best linear prediction from the features before it, scaled.
@@ -119,7 +120,7 @@ def cholesky(X, eps=1e-5):
     return centred @ W.T, Cache(W, mean, centred)
 
 
-def pca_backward(dY, cache):
+def pca_backward(dY: ArrayLike, cache: Cache) -> np.ndarray:
     """Gradient of a loss with respect to the batch that :func:`pca` whitened.
 
     Parameters and returns as :func:`zca_backward`. ValueError also where two eigenvalues are
@@ -139,7 +140,7 @@ def pca_backward(dY, cache):
     return _batch_gradient(dY, vectors @ rotated @ vectors.T, cache)
 
 
-def zca_backward(dY, cache):
+def zca_backward(dY: ArrayLike, cache: Cache) -> np.ndarray:
     """Gradient of a loss with respect to the batch that :func:`zca` whitened.
 
     Goes through the mean, the covariance and its inverse square root: ∂Norm(x, X)/∂x and
@@ -167,7 +168,7 @@ def zca_backward(dY, cache):
     return _batch_gradient(dY, vectors @ rotated @ vectors.T, cache)
 
 
-def cholesky_backward(dY, cache):
+def cholesky_backward(dY: ArrayLike, cache: Cache) -> np.ndarray:
     """Gradient of a loss with respect to the batch that :func:`cholesky` whitened.
 
     dW = −Φ(W dCov Wᵀ) W, where Φ keeps the lower triangle and halves the diagonal. Parameters,
@@ -178,7 +179,7 @@ def cholesky_backward(dY, cache):
     return _batch_gradient(dY, cache.W.T @ lower @ cache.W, cache)
 
 
-def newton_schulz(cov, iterations):
+def newton_schulz(cov: ArrayLike, iterations: int) -> np.ndarray:
     """Approximate cov^(−1/2) with matrix products alone (Huang et al. 2019, Algorithm 1).
 
     The coupled form Y ← Y T, Z ← T Z, T = (3 I − Z Y) / 2, started at Y = cov / trace, Z = I. In

@@ -25,7 +25,7 @@ from timing import composed, interleaved, ratio, set_pages
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from bn_helpers import data, ensemble, layers, records, reference, whitening
+from bn_helpers import convert, data, ensemble, layers, records, reference, whitening
 from bn_helpers.training.run import device_name
 
 CASES = [  # layout, shape, pages; "new" first, since malloc never unlearns what it has kept
@@ -185,7 +185,7 @@ def _folding_calls(shape):
     convolution = nn.Conv2d(shape[1], shape[1], 3, padding=1)
     nn.init.normal_(convolution.weight, std=0.05, generator=generator)
     bn = layers.BatchNorm(shape[1]).eval()
-    folded = layers.fold(convolution, bn)
+    folded = convert.fold(convolution, bn)
     x = torch.randn(shape, generator=generator)
 
     @torch.inference_mode()

@@ -8,6 +8,7 @@ here from the repository's address in _config.yml.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,10 +20,18 @@ ROOT = Path(__file__).resolve().parent.parent
 KEPT_METADATA = ("tags", "mystnb")
 
 
-def bootstrap_source(config_file=ROOT / "_config.yml"):
-    """Source of the first cell: install from the repository, or from the clone while unset."""
+def notebooks(book=ROOT / "book"):
+    """All notebooks of the book, in folders too (a chapter's labs)."""
+    return sorted(path for path in book.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+
+
+def bootstrap_source(config_file=ROOT / "_config.yml", clone=".."):
+    """Source of the first cell: install from the repository, or from the clone while unset.
+
+    ``clone`` is the way there from the notebook's folder.
+    """
     repository = yaml.safe_load(config_file.read_text(encoding="utf-8"))["repository"]
-    address = f'"git+{repository["url"]}@{repository["branch"]}"' if repository["url"] else ".."
+    address = f'"git+{repository["url"]}@{repository["branch"]}"' if repository["url"] else clone
     return (
         "# On Colab, or wherever the course's helper package is missing; torch stays as it is.\n"
         "try:\n"
@@ -32,10 +41,10 @@ def bootstrap_source(config_file=ROOT / "_config.yml"):
     )
 
 
-def normalise(nb):
+def normalise(nb, path):
     """Give ``nb`` its first code cell, numbered cell ids and only metadata that is the book's."""
     first = next(cell for cell in nb.cells if cell.cell_type == "code")
-    first.source = bootstrap_source()
+    first.source = bootstrap_source(clone=os.path.relpath(ROOT, Path(path).resolve().parent))
     first.metadata = {"tags": ["remove-cell"]}
     for number, cell in enumerate(nb.cells):
         cell.id = f"cell-{number:03d}"
@@ -49,7 +58,7 @@ def normalise(nb):
 
 
 def execute(path):
-    nb = normalise(nbformat.read(path, as_version=4))
+    nb = normalise(nbformat.read(path, as_version=4), path)
     # allow_errors stays False: only a cell tagged raises-exception may raise.
     NotebookClient(
         nb,
@@ -60,11 +69,11 @@ def execute(path):
         extra_arguments=["--log-level=ERROR"],  # not its note that loopback is unencrypted
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
-    nbformat.write(normalise(nb), path)
+    nbformat.write(normalise(nb, path), path)
 
 
 def main(arguments):
-    paths = [Path(a) for a in arguments] or sorted((ROOT / "book").glob("*.ipynb"))
+    paths = [Path(a) for a in arguments] or notebooks()
     for path in paths:
         print(f"executing {path}", flush=True)
         execute(path)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -130,44 +131,34 @@ def run(job, folder, progress):
     ]
 
 
+def job_of(networks, bn, order, held_out, config):
+    """The job that trains ``networks``, (σ, learning rate, seed) each, in one stack."""
+    sigma, lr, seeds = map(list, zip(*networks, strict=True))
+    return {
+        "bn": bn,
+        "sigma": sigma,
+        "lr": lr,
+        "seeds": seeds,
+        "order": order,
+        "input": "binary",
+        "held_out": held_out,
+        "at": config["at"],
+    }
+
+
 def grid_jobs():
     """Per seed and variant three stacks, of two σ and all rates each."""
-    for seed in range(5):
-        for bn in (False, True):
-            for i in range(0, len(GRID["sigma"]), 2):
-                pairs = [(s, lr) for s in GRID["sigma"][i : i + 2] for lr in GRID["lr"]]
-                yield {
-                    "name": f"grid-{'bn' if bn else 'raw'}-{seed}-{i}",
-                    "bn": bn,
-                    "sigma": [s for s, _ in pairs],
-                    "lr": [lr for _, lr in pairs],
-                    "seeds": [seed] * len(pairs),
-                    "order": seed,
-                    "input": "binary",
-                    "held_out": True,
-                    "at": GRID["at"],
-                }
+    for seed, bn, i in product(range(5), (False, True), range(0, len(GRID["sigma"]), 2)):
+        networks = [(s, lr, seed) for s in GRID["sigma"][i : i + 2] for lr in GRID["lr"]]
+        yield job_of(networks, bn, seed, True, GRID)
 
 
 def runs_jobs():
     """Per batch order and variant: two seeds of each pair, three pairs a stack."""
-    for order in range(5):
-        for bn in (False, True):
-            for i in range(0, len(RUNS["sigma, lr"]), 3):
-                pairs = RUNS["sigma, lr"][i : i + 3]
-                networks = [(*pair, 2 * order + k) for pair in pairs for k in range(2)]
-                sigma, lr, seeds = zip(*networks, strict=True)
-                yield {
-                    "name": f"runs-{'bn' if bn else 'raw'}-{order}-{i}",
-                    "bn": bn,
-                    "sigma": list(sigma),
-                    "lr": list(lr),
-                    "seeds": list(seeds),
-                    "order": order,
-                    "input": "binary",
-                    "held_out": False,
-                    "at": RUNS["at"],
-                }
+    for order, bn, i in product(range(5), (False, True), range(0, len(RUNS["sigma, lr"]), 3)):
+        pairs = RUNS["sigma, lr"][i : i + 3]
+        networks = [(*pair, 2 * order + k) for pair in pairs for k in range(2)]
+        yield job_of(networks, bn, order, False, RUNS)
 
 
 def main():

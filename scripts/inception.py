@@ -17,7 +17,6 @@ import argparse
 from collections import defaultdict
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import runner
 import torch
@@ -135,8 +134,6 @@ def start(source, size, device):
 
 def work(settings, folder, progress):
     """Train one network, or go on with it; its result as a dict. See :func:`runner.run_all`."""
-    bar = SimpleNamespace(n=0, write=lambda text: None)
-    bar.update = lambda: setattr(bar, "n", bar.n + 1)
     result = run.train(
         settings,
         _images,
@@ -144,15 +141,13 @@ def work(settings, folder, progress):
         folder=folder,
         resume=True,
         save_every=max(1, settings.steps // 10),
-        progress=bar,
-        stop=lambda: progress(bar.n),
+        stop=progress,
     )
     if result.status == "paused":
         raise runner.Stopped
     if result.probabilities is not None:
         torch.save(result.probabilities.half(), folder / "probabilities.pt")
-    row = {key: getattr(result, key) for key in ("status", "diverged_at", "curve", "test_accuracy")}
-    return row | {"seconds": round(result.seconds, 1)}
+    return result.row()
 
 
 def ensembles(rows, settings, dataset):

@@ -74,6 +74,12 @@ def test_a_table_has_some_forty_rows(steps):
     assert min(steps, 20) <= -(-steps // every) <= 40
 
 
+@pytest.mark.parametrize(("data", "flip"), [("digits", False), ("mnist", False), ("cifar10", True)])
+def test_a_digit_has_no_mirror_image(data, flip):
+    options = command_line._parser().parse_args(["bn-x5", "--data", data])
+    assert command_line._settings(options, torch.device("cpu")).flip == flip
+
+
 def test_help_explains_each_option_and_recipe(capsys):
     with pytest.raises(SystemExit) as caught:
         command_line.main(["--help"])
@@ -218,6 +224,7 @@ def test_errors_that_nobody_foresaw_keep_their_traceback(
         assert one_line(capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(tmp_path, capsys):
     """A limit on a file's size stands for it here: the checkpoint at the end is too large."""
     assert command_line.main(command(tmp_path / "whole", "--quiet")) == 0
@@ -238,6 +245,7 @@ def test_a_full_disk_loses_nothing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_ctrl_c_saves_at_the_end_of_the_step(sent, tmp_path, capsys, monkeypatch):
     """A second one stops at once. Afterwards the signals do what they did before."""
     before = signal.getsignal(sent)

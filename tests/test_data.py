@@ -480,6 +480,7 @@ def run_pytest(root, *arguments, **variables):
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_skipped_where_there_is_no_mnist(project, tmp_path):
     """Catches: a failure, or a skip without the reason, of what needs MNIST; a skip of the rest."""
     output = run_pytest(project, "--nbval")
@@ -488,6 +489,7 @@ def test_skipped_where_there_is_no_mnist(project, tmp_path):
     assert str(tmp_path / "cache") in output
 
 
+@pytest.mark.slow
 def test_failing_where_the_data_folder_is_set(project):
     """Catches: a skip where the folder is set; a relative folder lost on kernels in book/."""
     (project / "empty").mkdir()

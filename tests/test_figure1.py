@@ -20,7 +20,7 @@ def small(monkeypatch):
     monkeypatch.setattr(data, "load", lambda name: digits)
     monkeypatch.setattr(figure1, "WIDTHS", (64, 8, 8, 8, 10))
     monkeypatch.setattr(figure1, "HELD_OUT", 100)
-    job = {"name": "job", "bn": True, "sigma": [0.1, 0.3], "lr": [0.5, 0.1], "seeds": [0, 1]}
+    job = {"bn": True, "sigma": [0.1, 0.3], "lr": [0.5, 0.1], "seeds": [0, 1]}
     return {**job, "order": 2, "input": "binary", "held_out": True, "at": [0, 3, 7, 30, 40]}
 
 
@@ -83,4 +83,5 @@ def test_what_the_stored_settings_say_is_what_runs():
     seeds = {s for job in runs for s in job["seeds"]}
     assert len(seeds) == 10
     assert len({job["order"] for job in runs}) == 5
-    assert len({job["name"] for job in grid + runs}) == len(grid + runs)
+    folders = {runner.folder_of(runner.Job(job, 0), Path()) for job in grid + runs}
+    assert len(folders) == len(grid + runs)

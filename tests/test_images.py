@@ -481,6 +481,7 @@ def test_set_folder_is_meant(served, monkeypatch, place):
     assert served.asked == []
 
 
+@pytest.mark.slow
 def test_real_jpeg_archive(monkeypatch):
     """Catches: a wrong checksum of the real archive, classes or splits mixed up in it."""
     if not GIVEN:
@@ -536,7 +537,8 @@ def test_files_equal_arrays(folder, size, workers):
     one = list(batches(loaded.train.images, order))
     two = list(batches(lazy.train.images, iter(order), workers))
     assert len(one) == len(two) == len(order)
-    for index, mine, theirs in zip(order, one, two, strict=True):
+    for index, (first, mine), (second, theirs) in zip(order, one, two, strict=True):
+        assert first.tolist() == second.tolist() == index.tolist()
         assert (mine.dtype, theirs.dtype) == (torch.uint8, torch.uint8)
         assert torch.equal(mine, theirs)
         np.testing.assert_array_equal(mine, loaded.train.images[index])
@@ -557,7 +559,8 @@ def test_batches_leave_random_state_and_no_process_behind(folder, workers):
     number; workers that outlive a loop that was left; an endless order read to its end."""
     files = load(folder, in_memory=0).train.images
     state = torch.get_rng_state()
-    for count, batch in enumerate(batches(files, itertools.repeat(np.array([3, 1])), workers)):
+    endless = itertools.repeat(np.array([3, 1]))
+    for count, (_, batch) in enumerate(batches(files, endless, workers)):
         assert batch.shape == (2, 3, 6, 8)
         if count == 5:
             break
@@ -855,7 +858,7 @@ def test_bad_image(case, workers, folder, monkeypatch):
     refusal(path, "decoded", "replace or remove it", source=folder, size=3, workers=workers)
     files = load(folder, size=3, in_memory=0).train.images
     feed = batches(files, [np.array([0, 1]), np.array([4])], workers)
-    assert next(feed).shape == (2, 3, 3, 3)
+    assert next(feed)[1].shape == (2, 3, 3, 3)
     with pytest.raises(data.DataError) as caught:
         next(feed)
     clear(caught.value, path)

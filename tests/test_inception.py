@@ -60,6 +60,7 @@ def tiny(monkeypatch, tmp_path):
     return digits
 
 
+@pytest.mark.slow
 def test_a_record_waits_for_its_last_network(tiny, tmp_path):
     """Catches a record of what happens to be there, and a result that is not found again."""
     jobs = [
@@ -100,6 +101,7 @@ class Pool:
         return future
 
 
+@pytest.mark.slow
 def test_a_command_that_is_stopped_goes_on_to_the_same_record(tiny, tmp_path, monkeypatch, capsys):
     """Before the first network, within the second, then not at all."""
     monkeypatch.setattr(runner, "ProcessPoolExecutor", Pool)
@@ -109,7 +111,7 @@ def test_a_command_that_is_stopped_goes_on_to_the_same_record(tiny, tmp_path, mo
     def train(settings, *rest, **options):
         trained.append(settings)
         if len(trained) == 2:
-            options["stop"] = lambda: True  # after its first step
+            options["stop"] = lambda step: True  # after its first step
         return real(settings, *rest, **options)
 
     def results(*more):
@@ -148,6 +150,7 @@ def test_the_mean_of_probabilities_decides(monkeypatch, tiny):
 
 @pytest.mark.skipif(not GIVEN, reason="BN_HELPERS_DATA is not set: no CIFAR-10")
 @pytest.mark.parametrize("recipe", ["inception", "bn-x5"])
+@pytest.mark.slow
 def test_the_first_steps_of_a_record_come_out_again(recipe):
     """Catches an edit of models, recipes, augmentation or run that the records do not have."""
     record = records.read("inception_figures")
@@ -157,16 +160,7 @@ def test_the_first_steps_of_a_record_come_out_again(recipe):
         job for job in inception.networks("figures", SCALE) if job[0]["recipe"] == recipe
     )
     stored = next(r for r in record["results"] if r["recipe"] == recipe and r["seed"] == 0)
-    looks = []
-
-    class Bar:
-        def update(self):
-            pass
-
-        def write(self, text):
-            looks.append(text)
-
-    again = run.train(settings, cifar, progress=Bar(), stop=lambda: len(looks) == 1)
+    again = run.train(settings, cifar, stop=lambda step: step == settings.every)
     step, loss, accuracy = again.curve[0]
     assert step == stored["curve"][0][0]
     # Another processor rounds otherwise; 150 steps carry that to some 1e-3.

@@ -25,6 +25,7 @@ from runs import assert_same, checkpoint, command, row
 import bn_helpers
 from bn_helpers.training import command_line
 
+pytestmark = pytest.mark.slow
 ROOT = Path(bn_helpers.__file__).resolve().parent.parent
 OFTEN = ("--quiet", "--every", 20, "--save-every", 1, "--resume")
 MOMENTS = ("while it writes", "before it renames", "after it renamed")

@@ -12,7 +12,7 @@ from torch import nn
 from bn_helpers.layers import BatchNorm
 
 # torch's own tracer and back end use what torch has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 # PyTorch 2.13 puts its own path unquoted on the compiler's command line.
 SPLIT_PATH = any(character in torch.__file__ for character in " '\"\\")

@@ -73,6 +73,7 @@ def test_a_record_stays_below_one_megabyte(tmp_path):
         records.write("run", command="", config={}, results=[{"x": "y" * 10**6}], where=tmp_path)
 
 
+@pytest.mark.slow
 def test_records_and_claims_come_with_the_installed_package(tmp_path):
     """Catches what a notebook finds in the clone only, not on Colab."""
     root = Path(records.__file__).resolve().parent.parent

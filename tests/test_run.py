@@ -242,9 +242,8 @@ def test_images_that_do_not_fit_into_memory_give_the_same_curve(folder, workers,
     assert isinstance(outside.train.images, Files)
     whole = run.train(chosen, inside)
     assert same(run.train(chosen, outside, workers=workers), whole)
-    steps = itertools.count(1)
     there = {"folder": tmp_path, "workers": workers}
-    paused = run.train(chosen, outside, **there, stop=lambda: next(steps) == 3)
+    paused = run.train(chosen, outside, **there, stop=lambda step: step == 3)
     assert paused.status == "paused"
     assert same(run.train(chosen, outside, **there, resume=True), whole)
 
@@ -257,7 +256,7 @@ def test_a_run_that_is_stopped_after_each_step_goes_on_bitwise(chosen, tmp_path)
     """Momentum, BN's buffers, Dropout, crops, order, losses since the last row, the curve."""
     for step in range(1, chosen.steps + 1):
         result = run.train(
-            chosen, digits(), folder=tmp_path, resume=True, save_every=1000, stop=lambda: True
+            chosen, digits(), folder=tmp_path, resume=True, save_every=1000, stop=lambda step: True
         )
         assert checkpoint(tmp_path)["step"] == step
         assert result.status == ("finished" if step == chosen.steps else "paused")
@@ -270,8 +269,7 @@ def test_a_run_that_is_stopped_after_each_step_goes_on_bitwise(chosen, tmp_path)
 @pytest.fixture(scope="module")
 def paused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("paused")
-    steps = itertools.count(1)
-    run.train(settings(), digits(), folder=folder, stop=lambda: next(steps) == 7)
+    run.train(settings(), digits(), folder=folder, stop=lambda step: step == 7)
     return (folder / "checkpoint.pt").read_bytes()
 
 

@@ -1,14 +1,19 @@
 """Set-up ends in one clear line where it cannot go on, and is taken up where it was left."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
+OURS = f"{sys.version_info.major}.{sys.version_info.minor}"
 pytestmark = pytest.mark.skipif(not shutil.which("bash"), reason="set-up is a bash script")
 
 
@@ -45,13 +50,48 @@ def stand_in(folder, name, script):
     return folder
 
 
-def test_another_python_is_refused(clone, tmp_path):
+def python(folder, name, version):
+    """A Python that says it is of that version, and is otherwise the tests' own."""
+    says = f'[ "$1" = -c ] && echo {version} && exit'
+    return stand_in(folder, name, f'{says}\nexec "{sys.executable}" "$@"')
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.14", ""])
+def test_another_python_is_refused(clone, tmp_path, version):
     line = one_line(set_up(clone, PYTHON="/nowhere/python3.11"))
-    assert "Python 3.11 is needed" in line
+    assert "Python 3.11, 3.12 or 3.13 is needed, and '/nowhere/python3.11' is not one" in line
     assert "PYTHON=" in line
-    other = stand_in(tmp_path / "bin", "python3.12", "exit 1") / "python3.12"
-    assert "Python 3.11 is needed" in one_line(set_up(clone, PYTHON=str(other)))
+    other = python(tmp_path / "bin", "python3.12", version) / "python3.12"
+    assert "is needed" in one_line(set_up(clone, PYTHON=str(other)))
     assert not (clone / ".venv").exists()
+
+
+@pytest.mark.slow
+def test_any_python_that_the_pins_fit_is_found(clone, tmp_path):
+    """Catches a set-up that needs python3.11, and one that stops at a name that does not run."""
+    stand_in(tmp_path / "bin", "python3.11", "exit 127")
+    stand_in(tmp_path / "bin", "python3.12", "exit 127")
+    python(tmp_path / "bin", "python3.13", "3.13")
+    assert set_up(clone, path=tmp_path / "bin", PYTHON="", PIP_NO_INDEX="1").returncode == 0
+    for name in ("python3.13", "python3"):
+        python(tmp_path / "bin", name, "3.14")
+    shutil.rmtree(clone / ".venv")
+    line = one_line(set_up(clone, path=tmp_path / "bin", PYTHON=""))
+    assert "'python3.11 python3.12 python3.13 python3' is not one" in line
+
+
+@pytest.mark.slow
+def test_naming_another_python_makes_the_environment_anew(clone, tmp_path):
+    assert set_up(clone, PIP_NO_INDEX="1").returncode == 0
+    there = clone / ".venv" / "there"
+    there.touch()
+    other = python(tmp_path / "bin", "python3.99", "3.13" if OURS != "3.13" else "3.12")
+    refused = stand_in(tmp_path / "bin", "python3.98", "echo 3.98") / "python3.98"
+    assert "is needed" in one_line(set_up(clone, PYTHON=str(refused)))
+    assert set_up(clone, PYTHON="").stdout == ""
+    assert there.exists()
+    assert set_up(clone, PYTHON=str(other / "python3.99"), PIP_NO_INDEX="1").returncode == 0
+    assert not there.exists()
 
 
 def test_a_full_disk_is_named_before_anything_is_installed(clone, tmp_path):
@@ -61,6 +101,7 @@ def test_a_full_disk_is_named_before_anything_is_installed(clone, tmp_path):
     assert not (clone / ".venv").exists()
 
 
+@pytest.mark.slow
 def test_no_network_is_named_and_the_set_up_taken_up_again(clone):
     wanted = clone / "requirements-book.txt"
     wanted.write_text("a-package-that-no-index-has\n")
@@ -73,6 +114,7 @@ def test_no_network_is_named_and_the_set_up_taken_up_again(clone):
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_an_interrupted_or_moved_environment_is_made_anew(clone):
     """Catches a stamp written before the install, and a .venv that points to another folder."""
     (clone / ".venv" / "bin").mkdir(parents=True)
@@ -84,18 +126,61 @@ def test_an_interrupted_or_moved_environment_is_made_anew(clone):
     assert "moved" in config
 
 
+@pytest.mark.slow
 def test_a_changed_requirement_sets_up_again(clone):
     assert set_up(clone, PIP_NO_INDEX="1").returncode == 0
     (clone / "requirements-book.txt").write_text("pip  # moved\n")
     assert set_up(clone, PIP_NO_INDEX="1").stdout.startswith("setting up")
 
 
-def test_the_part_that_building_needs_is_included_not_repeated():
-    everything = (ROOT / "requirements.txt").read_text().splitlines()
-    assert "-r requirements-book.txt" in everything
-    book = (ROOT / "requirements-book.txt").read_text().splitlines()
-    pins = [line for line in everything + book if line and line[0] not in "#-"]
-    assert all("==" in pin for pin in pins)
-    names = [pin.split("==")[0].lower().replace("_", "-") for pin in pins]
-    assert len(names) == len(set(names))
-    assert "torch" not in {pin.split("==")[0] for pin in book}
+def requirements(file):
+    """The requirements of a file, by name; not its comments, options and other files."""
+    lines = [line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]
+    return {r.name: r for r in map(Requirement, (x for x in lines if x and x[0] != "-"))}
+
+
+def pins(file):
+    found = requirements(file)
+    assert all(str(r.specifier).startswith("==") for r in found.values())
+    return {canonicalize_name(name): next(iter(r.specifier)).version for name, r in found.items()}
+
+
+def wanted(file):
+    if file != "pyproject.toml":
+        return requirements(file).values()
+    project = tomllib.loads((ROOT / file).read_text())["project"]
+    return [Requirement(text) for text in project["dependencies"]]
+
+
+@pytest.mark.parametrize(
+    ("compiled", "sources"),
+    [
+        ("requirements-book.txt", ["requirements-book.in"]),
+        ("requirements.txt", ["requirements-book.in", "requirements.in", "pyproject.toml"]),
+    ],
+)
+def test_the_compiled_pins_fit_what_they_are_compiled_from(compiled, sources):
+    """Catches an edit of either side without `make lock`."""
+    text = (ROOT / compiled).read_text()
+    assert "    make lock\n" in text
+    pinned = pins(compiled)
+    for requirement in (r for source in sources for r in wanted(source)):
+        version = pinned[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
+    # pip-compile writes why each line is there: what nothing asks for any more would be left over.
+    lines = [line for line in text.splitlines() if "==" in line]
+    named = {canonicalize_name(r.name) for source in sources for r in wanted(source)}
+    for line in lines:
+        why = {canonicalize_name(w) for w in re.split(r"[ ,]+", line.split("# via ")[1])}
+        direct = {w for w in why if w.endswith("-in") or w == "bn-helpers"}
+        assert bool(direct) == (canonicalize_name(line.split("==")[0]) in named), line
+        assert direct or why & set(pinned), line
+
+
+def test_building_and_testing_agree_and_name_no_index():
+    book, everything = pins("requirements-book.txt"), pins("requirements.txt")
+    assert book.items() <= everything.items()
+    assert "torch" not in book
+    for file in ("requirements-book.txt", "requirements.txt"):
+        text = (ROOT / file).read_text()
+        assert not re.search(r"^-|://|--hash|\+cpu|^(nvidia|cuda|triton)", text, flags=re.M)

@@ -48,8 +48,9 @@ def load(name, *, seed=0, dtype=np.float32, size=None, workers=0, in_memory=2**3
 
     Returns
     -------
-    dataset : :class:`Dataset` of new, writable arrays; C is 1 for the digits and MNIST, 3 for all
-        others. Classes are in alphabetical order, files in that of class and name.
+    dataset : :class:`~bn_helpers.data.splits.Dataset` of new, writable arrays; C is 1 for the
+        digits and MNIST, 3 for all others. Classes are in alphabetical order, files in that of
+        class and name.
 
     Raises
     ------

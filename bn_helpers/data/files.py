@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tarfile
 import zlib
@@ -53,8 +52,8 @@ def find(whose, names, *, subfolder, download, mirrors, by_hand, pickled=()):
         if path.exists():
             raise DataError(
                 f"{path}: found {whose} only in its pickled Python version, which is never read "
-                f"(loading it can run any code), expected another; {by_hand}, or unset it to have "
-                "that downloaded"
+                f"(loading it can run any code), expected {names[0]}; {by_hand}, or unset it to "
+                "have that downloaded"
             )
     raise DataError(
         f"BN_HELPERS_DATA is {folder}, but neither it nor its subfolder {subfolder} holds "
@@ -93,24 +92,15 @@ def _fetch(whose, name, md5, mirrors, by_hand):
     ) from None
 
 
+def bad(path, found, expected):
+    """The :class:`DataError` for a file that is not what it should be."""
+    return DataError(f"{path}: found {found}, expected {expected}; {WAY_OUT}")
+
+
 @contextmanager
 def reading(path, whole):
     """Turn errors of reading and unpacking ``path`` into a DataError; ``whole``: what it is."""
     try:
         yield
     except (EOFError, OSError, tarfile.TarError, zlib.error) as error:
-        raise DataError(
-            f"{path}: found damaged or unreadable data ({error}), expected the whole of {whole}; "
-            f"{WAY_OUT}"
-        ) from None
-
-
-def verify(path, content, algorithm, digest, difference):
-    """Raise DataError unless ``content``, read from ``path``, has this hexadecimal ``digest``.
-
-    ``difference(content, digest found)`` says in two phrases what it is and should be.
-    """
-    actual = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
-    if actual != digest:
-        found, expected = difference(content, actual)
-        raise DataError(f"{path}: found {found}, expected {expected}; {WAY_OUT}")
+        raise bad(path, f"damaged or unreadable data ({error})", f"the whole of {whole}") from None

@@ -129,7 +129,7 @@ def resized(images, size):
 
 
 def batches(images, order, workers=0):
-    """Yield the images of each index array in ``order``, in that order.
+    """Yield each index array in ``order`` with its images, in that order.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def batches(images, order, workers=0):
 
     Yields
     ------
-    batch : uint8 tensor (B, C, H, W).
+    index, batch : int tensor (B,), uint8 tensor (B, C, H, W).
 
     Raises
     ------
@@ -150,7 +150,7 @@ def batches(images, order, workers=0):
     """
     order = map(np.asarray, order)
     if isinstance(images, np.ndarray):
-        yield from (torch.from_numpy(images[index]) for index in order)
+        yield from ((torch.from_numpy(i), torch.from_numpy(images[i])) for i in order)
         return
     # Each index is a whole batch. Workers' seeds, unused here, would come from the global state.
     loader = DataLoader(
@@ -161,10 +161,10 @@ def batches(images, order, workers=0):
         generator=torch.Generator(),
     )
     try:
-        for batch in loader:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        for found in loader:
+            if isinstance(found, DataError):
+                raise found
+            yield found
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker (pid"):
             raise
@@ -183,7 +183,7 @@ class _Returning:
 
     def __getitem__(self, index):
         try:
-            return self.files[index]
+            return index, self.files[index]
         except DataError as error:
             return error
 
@@ -192,6 +192,6 @@ def decoded(files, workers):
     """``files`` as an array (N, 3, H, W) uint8, decoded by so many processes."""
     images = np.empty(files.shape, np.uint8)
     parts = np.array_split(np.arange(len(images)), len(images) // 256 + 1)
-    for part, batch in zip(parts, batches(files, parts, workers), strict=True):
+    for part, batch in batches(files, parts, workers):
         images[part] = batch
     return images

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-from bn_helpers.data.files import find, reading, verify
+from bn_helpers.data.files import bad, find, reading
 
 
 class IdxFile(NamedTuple):
@@ -74,7 +75,9 @@ def _array(stem):
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":  # gzip's mark, whatever the file is called
             content = gzip.decompress(content)
-    verify(path, content, "sha256", file.sha256, lambda *found: _difference(*found, stem))
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != file.sha256:
+        raise bad(path, *_difference(content, sha256, stem))
     return np.frombuffer(content, np.uint8)[4 + 4 * len(file.shape) :].reshape(file.shape)
 
 

@@ -246,19 +246,12 @@ def _train(options, settings, device, rank, command):
 
 def write_record(settings, result, *, name, command, dataset, device, where):
     """Store a run as a record (see :mod:`bn_helpers.records`) and return its path."""
-    row = {
-        "status": result.status,
-        "diverged_at": result.diverged_at,
-        "curve": result.curve,
-        "test_accuracy": result.test_accuracy,
-        "seconds": round(result.seconds, 1),
-    }
     processes = dist.get_world_size() if dist.is_initialized() else 1
     return records.write(
         name,
         command=command,
         config=asdict(settings) | {"processes": processes},
-        results=[row],
+        results=[result.row()],
         seeds=[settings.seed],
         data={dataset.name: dataset.sha256},
         device=run.device_name(device),
@@ -283,7 +276,7 @@ def _signals_noted():
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(came)
+        yield lambda step: bool(came)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

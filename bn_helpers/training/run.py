@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from bn_helpers import layers, models
+from bn_helpers import convert, models
 from bn_helpers.data.image_files import batches
 from bn_helpers.training import checkpoint
 from bn_helpers.training.augment import Normalizer
@@ -36,6 +36,12 @@ class Result(NamedTuple):
     test_accuracy: float | None
     probabilities: torch.Tensor | None
     seconds: float
+
+    def row(self):
+        """What a record keeps of it: a dict without the probabilities."""
+        row = self._asdict() | {"seconds": round(self.seconds, 1)}
+        del row["probabilities"]
+        return row
 
 
 def best_accuracy(curve):
@@ -75,8 +81,8 @@ def train(
     save_every : int, steps between checkpoints; default: ``settings.every``.
     workers : int, processes that decode images which do not fit into memory.
     progress : ``tqdm.tqdm`` or None; each evaluation is written through it as a table row.
-    stop : callable, asked after each step whether to save and return with the status "paused". With
-        several processes, which would disagree, it cannot be given.
+    stop : callable, given the number of steps after each of them: whether to save and return with
+        the status "paused". Several processes, which would disagree, can have none.
 
     Raises
     ------
@@ -88,12 +94,9 @@ def train(
     recipe, device = settings.recipe, torch.device(device)
     rank, processes = checkpoint.group()
     save_every = settings.every if save_every is None else save_every
-    if save_every < 1:
-        raise RunError(f"expected at least 1 step between checkpoints, got {save_every}")
-    if processes > 1 and stop is not None:
-        raise ValueError("expected no stop with several processes")
+    progress = _Silent() if progress is None else progress
     images, size = dataset.train.images, settings.size or dataset.train.images.shape[2]
-    _check(settings, images, size, processes)
+    _check(settings, images, size, save_every, stop, processes)
     train_on, held_out = divide(settings, len(images))
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -110,7 +113,7 @@ def train(
         labels = torch.from_numpy(dataset.train.labels).to(device)
         model = build(settings, dataset, size)
         if settings.sync_bn:
-            layers.synchronize(model, dist.group.WORLD)
+            convert.synchronize(model, dist.group.WORLD)
         model.to(device, memory_format=torch.channels_last)
         forward = torch.compile(model) if settings.compile else model
         chance = torch.Generator(device=device).manual_seed(settings.seed)
@@ -122,7 +125,7 @@ def train(
         if resume and file:
             checkpoint.load(file, state, settings, dataset)
         began = time.monotonic() - state.seconds
-        if progress is not None and state.step:
+        if state.step:
             progress.initial = progress.n = state.step
             done = "is finished" if state.step == settings.steps else "goes on"
             progress.write(f"{state.step:9,}  of {settings.steps:,} steps: the run {done}")
@@ -156,8 +159,7 @@ def train(
             state.optimizer.step()
             state.losses.append(loss.detach())
             state.step += 1
-            if progress is not None:
-                progress.update()
+            progress.update()
 
             last = state.step == settings.steps
             if last or state.step % settings.every == 0:
@@ -170,11 +172,10 @@ def train(
                 accuracy = _accuracy(found, dataset.train.labels[held_out])
                 loss = losses.mean().item()
                 state.curve.append([state.step, round(loss, 5), round(accuracy, 5)])
-                if progress is not None:
-                    lr = settings.lr_at(state.step)
-                    progress.write(f"{state.step:9,}  {lr:8.2g}  {loss:8.5g}  {accuracy:8.2%}")
+                lr = settings.lr_at(state.step)
+                progress.write(f"{state.step:9,}  {lr:8.2g}  {loss:8.5g}  {accuracy:8.2%}")
 
-            stopped = stop is not None and stop()
+            stopped = stop is not None and stop(state.step)
             if file and (last or stopped or state.step % save_every == 0):
                 state.seconds = time.monotonic() - began
                 checkpoint.save(file, state, settings, dataset)
@@ -197,9 +198,23 @@ def train(
     return Result(state.curve, status, diverged_at, accuracy, probabilities, seconds)
 
 
-def _check(settings, images, size, processes):
-    """Raise ValueError or RunError for a run that the data do not allow."""
+class _Silent:
+    """In place of a progress bar."""
+
+    def update(self):
+        pass
+
+    def write(self, text):
+        pass
+
+
+def _check(settings, images, size, save_every, stop, processes):
+    """Raise ValueError or RunError for a run that the data or the processes do not allow."""
     recipe, shape = settings.recipe, images.shape
+    if save_every < 1:
+        raise RunError(f"expected at least 1 step between checkpoints, got {save_every}")
+    if processes > 1 and stop is not None:
+        raise ValueError("expected no stop with several processes")
     if images.dtype != np.uint8:
         raise ValueError(f"expected uint8 images, got {images.dtype}; load them with dtype='uint8'")
     if recipe.batch_size % processes:
@@ -239,7 +254,7 @@ def moments(pixels, index, workers):
     index = index[:: max(1, len(index) // 5000)]
     parts = np.array_split(index, len(index) // EVALUATION_BATCH + 1)
     counts = np.zeros((pixels.shape[1], 256))
-    for some in batches(pixels, parts, workers):
+    for _, some in batches(pixels, parts, workers):
         for channel, values in enumerate(some.numpy().swapaxes(0, 1)):
             counts[channel] += np.bincount(values.ravel(), minlength=256)
     share, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
@@ -311,19 +326,11 @@ def _on_device(pixels, device):
 def feed(pixels, order, device, workers):
     """Yield (indices, uint8 images) on the device for the index arrays of ``order``."""
     if isinstance(pixels, torch.Tensor):
-        for batch in order:
-            batch = torch.from_numpy(batch).to(device)
-            yield batch, pixels[batch]
-        return
-    ahead = []
-
-    def noted():
-        for batch in order:
-            ahead.append(torch.from_numpy(batch))
-            yield batch
-
-    for found in batches(pixels, noted(), workers):
-        yield ahead.pop(0).to(device), found.to(device, non_blocking=True)
+        on_device = (torch.from_numpy(batch).to(device) for batch in order)
+        yield from ((batch, pixels[batch]) for batch in on_device)
+    else:
+        for batch, found in batches(pixels, order, workers):
+            yield batch.to(device), found.to(device, non_blocking=True)
 
 
 def predict(model, normalizer, pixels, index, settings, workers):
