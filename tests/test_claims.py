@@ -53,7 +53,7 @@ def measured(monkeypatch):
 
 TWO = {"without": [9.0, 5, 4], "with": [3.0, 2, 6]}  # medians 5 and 3
 THREE = {"a": [9.0], "b": [5.0], "c": [1.0]}
-PAIRS = {"a": [9.0, 8], "b": [7.0, 6], "c": [5.0, 4], "d": [3.0, 2]}
+PAIRS = {"a": [9.0, 8], "b": [5.0, 4], "c": [7.0, 6.5], "d": [3.0, 2]}
 LATE = {"without": [9.0, never, never], "with": [3.0, 2, never]}
 
 PASSES = [
@@ -63,6 +63,7 @@ PASSES = [
     (at_most(2), [1, 2, 9], "at most 2"),
     (equals(2), 2, "equal to 2"),
     (between(1, 2), 2, "from 1 to 2"),
+    (between(1, 2), 1, None),
     (within(0.1, of=1), 1.05, "within 0.1 of 1"),
     (within(0.1), {"a": 1, "b": 1.05}, "b within 0.1 of a"),
     (above(2).in_every_run, [3, 4], "every run above 2"),
@@ -120,7 +121,7 @@ FAILS = [
     (within(0).in_runs(3), {"a": [1, 2, 2], "b": [0, 2, 2]}),
     (falls.in_every_run, {"a": [1, 3], "b": [0, 3]}),
     (falls.apart, {"a": [2, 4], "b": [1, 2]}),
-    (falls.apart.in_pairs, {**PAIRS, "d": [5.0, 6]}),
+    (falls.apart.in_pairs, {**PAIRS, "d": [5.0, 7]}),
     (falls_by(2), {"a": 9, "b": 4.5}),
     (loses_at_most(0.5), {"a": 1, "b": 0.4}),
     (ranges_apart, {"a": [1, 3], "b": [2, 4]}),
@@ -179,7 +180,7 @@ def test_never_is_no_number(compare):
 
 
 def test_or_never_replaces_infinity_alone():
-    assert or_never(np.array([1, math.inf])) == [1, never]
+    assert or_never(np.array([1, 0, math.inf])) == [1, 0, never]
     assert or_never({"a": [math.inf], "b": [2]}) == {"a": [never], "b": [2]}
 
 
