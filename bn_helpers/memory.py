@@ -140,7 +140,7 @@ def pool(means, variances, share):
 
 
 def sums(dy, x_hat):
-    """Σ dy and Σ dy · x_hat over each channel, of forms that :func:`as_on_paper` gave, in theirs."""
+    """Σ dy and Σ dy · x_hat over each channel, in the forms that :func:`as_on_paper` gave them."""
     if isinstance(dy, torch.Tensor):
         return _column_sum(dy, x_hat.dtype), _column_sum(dy * x_hat)
     ((dy, _, _),) = dy.terms
