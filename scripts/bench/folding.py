@@ -5,9 +5,9 @@ from __future__ import annotations
 from statistics import median
 
 import torch
-from bench.timing import interleaved, ratio
 from torch import nn
 
+from bench.timing import interleaved, ratio
 from bn_helpers import convert, layers
 
 

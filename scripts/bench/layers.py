@@ -10,9 +10,9 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from bench.timing import compiles, composed, interleaved, ratio, set_pages
 from torch import nn
 
+from bench.timing import compiles, composed, interleaved, ratio, set_pages
 from bn_helpers import layers
 
 #: The commit whose layer is measured beside today's.

@@ -9,10 +9,10 @@ from statistics import median
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench.timing import interleaved
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from bench.timing import interleaved
 from bn_helpers import data, ensemble
 
 

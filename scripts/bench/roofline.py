@@ -7,9 +7,9 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from bench.timing import CLOCK, compiled, compiles, composed, interleaved, set_pages, speed
 from torch import nn
 
+from bench.timing import CLOCK, compiled, compiles, composed, interleaved, set_pages, speed
 from bn_helpers import convert, kernels, layers, memory
 
 #: How often a perfect implementation reads or writes a tensor of x's size. A copy does it twice.

@@ -9,10 +9,10 @@ from statistics import median
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench.timing import CLOCK, compiles, interleaved, set_pages, speed
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from bench.timing import CLOCK, compiles, interleaved, set_pages, speed
 from bn_helpers import layers, models
 from bn_helpers.training.augment import Normalizer
 

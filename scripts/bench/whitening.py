@@ -7,8 +7,8 @@ from functools import partial
 from statistics import median
 
 import numpy as np
-from bench.timing import interleaved
 
+from bench.timing import interleaved
 from bn_helpers import reference, whitening
 
 
