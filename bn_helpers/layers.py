@@ -40,8 +40,9 @@ def batch_norm(x, weight=None, bias=None, eps=1e-5):
         wrong rank, shape or device, one value per channel, eps <= 0.
     """
     check_arguments(x, weight, bias, eps)
-    y, mean, var, *_ = _apply(_Normalize, _PlainNormalize, x, weight, bias, eps, None)
-    return y, mean, var
+    mean, var, m = _statistics_of(x)
+    y = _normalize(x, weight, bias, mean, torch.rsqrt(var + eps), m, eps)
+    return y, mean.detach(), var.detach()
 
 
 class BatchNorm(_BatchNorm):
@@ -124,12 +125,12 @@ class BatchNorm(_BatchNorm):
             inv_std = torch.rsqrt(var.to(memory.working_dtype(x)) + self.eps)
             # A copy: training may move the buffer before this call's backward pass.
             mean = mean.to(inv_std.dtype, copy=True)
-            return _apply(_NormalizeFixed, _PlainNormalizeFixed, x, weight, bias, mean, inv_std)
-        inputs = x, weight, bias, self.eps, group
-        y, batch_mean, batch_var, _, m = _apply(_Normalize, _PlainNormalize, *inputs)
+            return _normalize(x, weight, bias, mean, inv_std)
+        batch_mean, batch_var, m = _statistics_of(x, group)
         if self.training and self.track_running_stats:
-            self._track(mean, var, batch_mean.detach(), batch_var.detach(), m)
-        return y
+            self._track(mean, var, batch_mean, batch_var, m)
+        inv_std = torch.rsqrt(batch_var + self.eps)
+        return _normalize(x, weight, bias, batch_mean, inv_std, m, self.eps, group)
 
     def _track(self, running_mean, running_var, mean, var, m):
         """Move the running statistics towards the batch's: section 3.1."""
@@ -168,157 +169,104 @@ class BatchNorm(_BatchNorm):
 
 
 class _Normalize(Function):
-    """Algorithm 1 and its derivatives: x, gamma, beta → y, mean, var, inv_std, and m, a number.
+    """y = gamma · x_hat + beta of x, gamma, beta (or None: 1, 0), mean and inv_std; its derivatives.
 
-    gamma and beta may be None (1 and 0). With a process group the statistics are those of all its
-    processes' batches. Only y is differentiable, any number of times.
+    With m, a number, mean and inv_std = 1 / sqrt(var + eps) are those of the batch's m values per
+    channel, on all processes of the group together, and functions of x; they are computed before,
+    but differentiated here (section 3). With m = None they are constants (Algorithm 2).
     """
 
     @staticmethod
-    def forward(x, gamma, beta, eps, group):
-        mean, var, m = _statistics(x, group)
-        inv_std = torch.rsqrt(var + eps)
-        y = _transformed(x, mean, inv_std, gamma, beta)
-        return y, mean, var, inv_std, m
+    def forward(x, gamma, beta, mean, inv_std, m, eps, group):
+        return _transformed(x, gamma, beta, mean, inv_std)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, gamma, _, ctx.eps, ctx.group = inputs
-        _, mean, var, inv_std, ctx.m = output
-        counted = [ctx.m] if isinstance(ctx.m, torch.Tensor) else []
-        ctx.mark_non_differentiable(mean, var, inv_std, *counted)
-        ctx.save_for_backward(x, gamma, mean, inv_std)
-        ctx.save_for_forward(x, gamma, mean, inv_std)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx, dy, *_):
-        if dy is None:
-            return (None,) * 5
-        x, gamma, mean, inv_std = ctx.saved_tensors
-        m = ctx.m
-        if torch.is_grad_enabled() or memory.in_transform():
-            # For gradients of gradients the statistics have to be functions of x again.
-            mean, inv_std = _again(ctx, x)
-        vectors = mean, inv_std, gamma
-        (values, dy), (mean, inv_std, gamma) = memory.as_on_paper((x, dy), vectors)
-        x_hat = (values - mean) * inv_std
-        dbeta, dgamma = memory.sums(dy, x_hat)
-        # All processes' losses depend on x, through the mean and the variance that they share.
-        all_dbeta, all_dgamma = _over_processes(ctx.group, dbeta, dgamma)
-        scale = inv_std if gamma is None else gamma * inv_std
-        dx = (dy - all_dbeta / m - x_hat * (all_dgamma / m)) * scale
-        dx = memory.compute(dx, like=x) if ctx.needs_input_grad[0] else None
-        return dx, *_of_parameters(ctx, dgamma, dbeta), None, None
-
-    @staticmethod
-    def jvp(ctx, dx, dgamma, dbeta, *_):
-        x, gamma, *_ = ctx.saved_tensors
-        m = ctx.m
-        mean, inv_std = _again(ctx, x)
-        vectors = mean, inv_std, gamma, _or_zeros(dgamma, mean), dbeta
-        forms = memory.as_on_paper((x, _or_zeros(dx, x)), vectors)
-        (values, dx), (mean, inv_std, gamma, dgamma, dbeta) = forms
-        x_hat = (values - mean) * inv_std
-        total, along = _over_processes(ctx.group, *memory.sums(dx, x_hat))
-        scale = inv_std if gamma is None else gamma * inv_std
-        # The very projection of backward: the Jacobian of batch normalization is symmetric.
-        through_x = (dx - total / m - x_hat * (along / m)) * scale
-        direct = _scaled_and_shifted(x_hat, dgamma, dbeta)
-        dy = memory.compute(through_x, like=x) + memory.compute(direct, like=x)
-        return dy, None, None, None, None
-
-    @staticmethod
-    def vmap(info, in_dims, x, gamma, beta, eps, group):
-        """B networks of C channels are one network of B · C channels."""
-        networks = info.batch_size
-        x = _side_by_side(x, in_dims[0], networks, axis=1)
-        gamma = _side_by_side(gamma, in_dims[1], networks)
-        beta = _side_by_side(beta, in_dims[2], networks)
-        y, *vectors, m = _apply(_Normalize, _PlainNormalize, x, gamma, beta, eps, group)
-        y = y.unflatten(1, (networks, -1))
-        vectors = [vector.unflatten(0, (networks, -1)) for vector in vectors]
-        return (y, *vectors, m), (1, 0, 0, 0, None)
-
-
-class _NormalizeFixed(Function):
-    """The same with a mean and an inv_std that do not depend on x (Algorithm 2): → y."""
-
-    @staticmethod
-    def forward(x, gamma, beta, mean, inv_std):
-        return _transformed(x, mean, inv_std, gamma, beta)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, gamma, _, mean, inv_std = inputs
+        x, gamma, _, mean, inv_std, ctx.m, ctx.eps, ctx.group = inputs
         ctx.save_for_backward(x, gamma, mean, inv_std)
         ctx.save_for_forward(x, gamma, mean, inv_std)
 
     @staticmethod
     def backward(ctx, dy):
         x, gamma, mean, inv_std = ctx.saved_tensors
+        m = ctx.m
+        if m is not None and (torch.is_grad_enabled() or memory.in_transform()):
+            # For gradients of gradients the statistics have to be functions of x again.
+            mean, inv_std = _again(ctx, x)
         vectors = mean, inv_std, gamma
         (values, dy), (mean, inv_std, gamma) = memory.as_on_paper((x, dy), vectors)
+        x_hat = (values - mean) * inv_std
         dx = dgamma = dbeta = None
-        if any(ctx.needs_input_grad[1:3]):
-            x_hat = (values - mean) * inv_std
+        if m is not None or any(ctx.needs_input_grad[1:3]):
             dbeta, dgamma = memory.sums(dy, x_hat)
         if ctx.needs_input_grad[0]:
-            scale = inv_std if gamma is None else gamma * inv_std
-            dx = memory.compute(dy * scale, like=x)
-        return dx, *_of_parameters(ctx, dgamma, dbeta), None, None
+            dx = memory.compute(_through_x(ctx, dy, x_hat, inv_std, gamma, dbeta, dgamma), like=x)
+        return dx, *_of_parameters(ctx, dgamma, dbeta), *[None] * 5
 
     @staticmethod
     def jvp(ctx, dx, dgamma, dbeta, *_):
         x, gamma, mean, inv_std = ctx.saved_tensors
+        if ctx.m is not None:
+            mean, inv_std = _again(ctx, x)
         vectors = mean, inv_std, gamma, _or_zeros(dgamma, mean), dbeta
         forms = memory.as_on_paper((x, _or_zeros(dx, x)), vectors)
         (values, dx), (mean, inv_std, gamma, dgamma, dbeta) = forms
         x_hat = (values - mean) * inv_std
-        scale = inv_std if gamma is None else gamma * inv_std
+        # The very map of backward: the Jacobian of batch normalization is symmetric.
+        through_x = _through_x(ctx, dx, x_hat, inv_std, gamma, *memory.sums(dx, x_hat))
         direct = _scaled_and_shifted(x_hat, dgamma, dbeta)
-        return memory.compute(dx * scale, like=x) + memory.compute(direct, like=x)
+        return memory.compute(through_x, like=x) + memory.compute(direct, like=x)
 
     @staticmethod
-    def vmap(info, in_dims, x, *vectors):
+    def vmap(info, in_dims, x, *others):
+        """B networks of C channels are one network of B · C channels."""
+        *vectors, m, eps, group = others
         networks = info.batch_size
         x = _side_by_side(x, in_dims[0], networks, axis=1)
-        pairs = zip(vectors, in_dims[1:], strict=True)
+        pairs = zip(vectors, in_dims[1:], strict=False)
         vectors = [_side_by_side(vector, dim, networks) for vector, dim in pairs]
-        y = _apply(_NormalizeFixed, _PlainNormalizeFixed, x, *vectors)
+        y = _normalize(x, *vectors, m, eps, group)
         return y.unflatten(1, (networks, -1)), 1
 
 
-def _without_transforms(function):
-    """The function without jvp and vmap, half as fast again for small tensors, and compilable."""
+class _PlainNormalize(Function):
+    """The same without jvp and vmap: two thirds of the time for a small table, and compilable."""
 
-    class Plain(Function):
-        @staticmethod
-        def forward(ctx, *inputs):
-            output = function.forward(*inputs)
-            function.setup_context(ctx, inputs, output)
-            return output
+    @staticmethod
+    def forward(ctx, x, gamma, beta, mean, inv_std, m, eps, group):
+        ctx.m, ctx.eps, ctx.group = m, eps, group
+        ctx.save_for_backward(x, gamma, mean, inv_std)
+        return _transformed(x, gamma, beta, mean, inv_std)
 
-        backward = staticmethod(function.backward)
-
-    return Plain
+    backward = staticmethod(_Normalize.backward)
 
 
-_PlainNormalize = _without_transforms(_Normalize)
-_PlainNormalizeFixed = _without_transforms(_NormalizeFixed)
+def _normalize(x, gamma, beta, mean, inv_std, m=None, eps=None, group=None):
+    if _is_recorded():
+        return _transformed(x, gamma, beta, mean, inv_std)
+    function = _Normalize if memory.in_transform() else _PlainNormalize
+    return function.apply(x, gamma, beta, mean, inv_std, m, eps, group)
 
 
-def _apply(function, plain, *inputs):
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
-        return function.forward(*inputs)  # what is recorded is differentiated later
-    if memory.in_transform():
-        return function.apply(*inputs)
-    return plain.apply(*inputs)
+def _is_recorded():
+    """Whether this call's operations are written down and differentiated later."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
-def _transformed(x, mean, inv_std, gamma, beta):
-    vectors = mean, inv_std, gamma, beta
-    (values,), (mean, inv_std, gamma, beta) = memory.as_on_paper((x,), vectors)
+def _through_x(ctx, dy, x_hat, inv_std, gamma, dbeta, dgamma):
+    """dx for dy; or, forwards, dy for dx, with dbeta = Σ dx and dgamma = Σ dx · x_hat."""
+    scale = inv_std if gamma is None else gamma * inv_std
+    m = ctx.m
+    if m is None:
+        return dy * scale
+    # All processes' losses depend on x, through the mean and the variance that they share.
+    dbeta, dgamma = _over_processes(ctx.group, dbeta, dgamma)
+    return (dy - dbeta / m - x_hat * (dgamma / m)) * scale
+
+
+def _transformed(x, gamma, beta, mean, inv_std):
+    vectors = gamma, beta, mean, inv_std
+    (values,), (gamma, beta, mean, inv_std) = memory.as_on_paper((x,), vectors)
     x_hat = (values - mean) * inv_std
     y = _scaled_and_shifted(x_hat, gamma, beta)
     return memory.compute(y, like=x)
@@ -383,6 +331,11 @@ def _over_processes(group, *vectors):
     return vectors if group is None else _AllReduce.apply(torch.stack(vectors), group)
 
 
+def _statistics_of(x, group=None):
+    """:func:`_statistics`; constants, unless someone records what is done."""
+    return _statistics(x if _is_recorded() else x.detach(), group)
+
+
 def _statistics(x, group):
     """Mean and biased variance (C,) of the group's m values per channel, and m."""
     mean, var = memory.moments(x)
@@ -404,6 +357,7 @@ def _statistics(x, group):
 
 def _move(running, keep, new, share):
     """running ← keep · running + share · new; not lerp_, which makes NaN of infinity."""
+    new = new.detach() if new.requires_grad else new
     if running.dtype == new.dtype and not isinstance(share, torch.Tensor):
         running.mul_(keep).add_(new, alpha=share)
     else:

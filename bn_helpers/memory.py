@@ -36,6 +36,8 @@ def compute(values, like):
         return values.tensor(like)
     if values.dtype != like.dtype:
         values = values.to(like.dtype)
+    if values.dim() == 2:
+        return values.contiguous()
     if is_watched(values) or (values.is_contiguous() and like.is_contiguous()):
         return values
     return values.contiguous(memory_format=layout(like))
@@ -108,6 +110,9 @@ def moments(x):
 
     Both are 0 where there are no values.
     """
+    if x.dim() == 2 and 0 < x.numel() <= SMALL:
+        mean = x.mean(0, dtype=working_dtype(x))
+        return mean, (x - mean).square().mean(0)
     if x.numel() <= TILE:
         return _moments(x)
     parts = tiles(x)
@@ -187,7 +192,7 @@ def is_watched(*tensors):
     for these tensors, a batch of gradients (``torch.autograd.grad`` with ``is_grads_batched``).
     """
     return (
-        torch.is_grad_enabled()
+        (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or in_transform()
