@@ -39,7 +39,7 @@ test: setup-test
 	@$(VENV) -m pytest --nbval -n 2 --dist loadfile tests book
 
 execute: setup-test
-	@$(VENV) scripts/execute.py $(NOTEBOOKS) && $(VENV) scripts/claims.py
+	@$(VENV) scripts/execute.py $(NOTEBOOKS) && $(VENV) scripts/claims.py && $(VENV) scripts/api.py
 
 serve: book
 	@cd _build/html && ../../$(VENV) -m http.server 8000

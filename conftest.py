@@ -1,4 +1,4 @@
-"""For tests and notebooks alike: one thread, where MNIST is, what is skipped without it.
+"""For tests and notebooks alike: one thread, the data folder, what is skipped without MNIST.
 
 It stands at the root because the notebooks in book/ are collected too.
 """
@@ -16,12 +16,9 @@ hypothesis.settings.load_profile("book")
 
 # All at import, so that torch and the notebooks' kernels inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-BESIDE = Path(__file__).resolve().parent.parent / "shared" / "data"
 if os.environ.get("BN_HELPERS_DATA"):
     # Kernels start in the notebook's folder, where a relative path names another place.
     os.environ["BN_HELPERS_DATA"] = str(Path(os.environ["BN_HELPERS_DATA"]).expanduser().absolute())
-elif (BESIDE / "mnist").is_dir():
-    os.environ["BN_HELPERS_DATA"] = str(BESIDE)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import os
 
 import torch
 
-from bn_helpers import layers
+from bn_helpers import layers, memory
 
 try:
     import triton
@@ -127,7 +127,7 @@ class _Fused(torch.autograd.Function):
 
 def _plan(x, *others):
     """The tensors in x's memory layout, room for the parts, grid, the kernels' last arguments."""
-    layout, C, m = layers._layout(x), x.shape[1], x.numel() // x.shape[1]
+    layout, C, m = memory.layout(x), x.shape[1], memory.values_per_channel(x)
     last, power = layout != torch.contiguous_format or m == len(x), triton.next_power_of_2
     A, B, width = (m, 1, C) if last else (len(x), m // len(x), m // len(x))
     R = min(power(A), max(_TILE // power(width), 16))
@@ -147,9 +147,8 @@ def batch_norm(x, weight=None, bias=None, eps=1e-5):
     and errors are the same. TRITON_INTERPRET=1, set before the import, tries the kernels on a CPU.
     """
     here = triton and isinstance(x, torch.Tensor) and (x.is_cuda or _INTERPRETED)
-    if not here or x.dtype not in (torch.float32, *layers._HALF) or x.numel() == 0:
+    if not here or x.dtype not in (torch.float32, *memory.HALF) or x.numel() == 0:
         return layers.batch_norm(x, weight, bias, eps)
-    layers._check_input(x, None, eps, of_batch=True)
-    layers._check_vectors(x, weight=weight, bias=bias)
+    layers.check_arguments(x, weight, bias, eps)
     with torch.cuda.device_of(x):
         return _Fused.apply(x, weight, bias, eps)

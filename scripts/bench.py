@@ -25,7 +25,8 @@ from timing import composed, interleaved, ratio, set_pages
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from bn_helpers import data, engine, layers, records, reference, sweep, whitening
+from bn_helpers import convert, data, ensemble, layers, records, reference, whitening
+from bn_helpers.training.run import device_name
 
 CASES = [  # layout, shape, pages; "new" first, since malloc never unlearns what it has kept
     ("NCHW", (32, 64, 56, 56), "new"),
@@ -184,7 +185,7 @@ def _folding_calls(shape):
     convolution = nn.Conv2d(shape[1], shape[1], 3, padding=1)
     nn.init.normal_(convolution.weight, std=0.05, generator=generator)
     bn = layers.BatchNorm(shape[1]).eval()
-    folded = layers.fold(convolution, bn)
+    folded = convert.fold(convolution, bn)
     x = torch.randn(shape, generator=generator)
 
     @torch.inference_mode()
@@ -205,11 +206,11 @@ def bench_sweep(rounds=7, networks=20, steps=100):
     print("\nFigure 1's network, seconds for 1,000 steps of one model, and the ratio")
     for bn in (False, True):
         plain = partial(_plain_loop, _plain_network(bn), split, steps)
-        stack = sweep.networks(
+        stack = ensemble.networks(
             (784, 100, 100, 100, 10), sigma=[0.1] * networks, seeds=range(networks), bn=bn
         )
         together = partial(
-            sweep.train, stack, split, batch_size=60, lr=0.1, rng=np.random.default_rng(0)
+            ensemble.train, stack, split, batch_size=60, lr=0.1, rng=np.random.default_rng(0)
         )
         # What train() does once, before its first step, is no part of a step.
         calls = {"plain": plain, "stack": partial(together, steps=steps + 1)}
@@ -288,7 +289,7 @@ def main(arguments=None):
         else:
             config, results = DEVICE_SUITES[name](options.device)
             command += f" --device {options.device}"
-            device = engine.device_name(options.device)
+            device = device_name(options.device)
             record += "_cuda" if options.device == "cuda" else ""
         file = records.write(
             record,

@@ -15,8 +15,8 @@ from timing import composed, interleaved, set_pages, speed
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from bn_helpers import kernels, layers, models
-from bn_helpers.augment import Normalizer
+from bn_helpers import convert, kernels, layers, memory, models
+from bn_helpers.training.augment import Normalizer
 
 #: How often a perfect implementation reads or writes a tensor of x's size. A copy does it twice.
 PASSES = {"forward": 3, "forward + backward": 8, "inference": 2}
@@ -90,7 +90,7 @@ def _convolution(channels, x, padding=1, **options):
 
 def _batch_norms(x, device, rounds):
     """A row for each pass and implementation, and one for the copy."""
-    dy, target = x.flip(0).contiguous(memory_format=layers._layout(x)), torch.empty_like(x)
+    dy, target = x.flip(0).contiguous(memory_format=memory.layout(x)), torch.empty_like(x)
     x.requires_grad_()
     channels = x.shape[1]
     weight, bias = (torch.ones(channels, device=device, requires_grad=True) for _ in range(2))
@@ -151,7 +151,7 @@ def _foldings(x, device, rounds):
     channels = x.shape[1]
     convolution = _convolution(channels, x)
     bn = nn.BatchNorm2d(channels).to(device).eval()
-    folded = layers.fold(convolution, bn)
+    folded = convert.fold(convolution, bn)
     kinds = {"convolution": convolution, "folded": folded}
     kinds["with BN"] = nn.Sequential(convolution, bn)
 
@@ -300,7 +300,7 @@ def _our_step(
     compiled=False,
     half=False,
 ):
-    """One step as the engine does it: everything on the device, a batch augmented at once."""
+    """One step as training.run does it: everything on the device, a batch augmented at once."""
     model, optimizer = _network(device, norm, memory_format=memory_format)
     forward = _compiled(model) if compiled else model
     images, labels = images.to(device), labels.to(device)

@@ -4,26 +4,22 @@
     python scripts/figure1.py runs      the candidates for the paper's setting, 50,000 steps
 
 Finished parts and, every 20 s, the state of an unfinished one lie in _build/figure1; a run that was
-stopped goes on from there when its command is given again. `--workers 2` uses two processes.
+stopped, by --minutes or a kill, goes on from there when its command is given again. `--workers 2`
+uses two processes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import queue
 import time
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
-from multiprocessing import Manager
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+import runner
 import torch
-from tqdm import tqdm
 
-from bn_helpers import data, records, sweep
+from bn_helpers import data, ensemble, records
 
 PARTS = Path(__file__).resolve().parent.parent / "_build" / "figure1"
 WIDTHS = (784, 100, 100, 100, 10)
@@ -72,8 +68,10 @@ def images(job):
 
 def look(stack, splits):
     """Accuracies, and percentiles of the last hidden layer's sigmoid inputs on test images."""
-    seen = {name: sweep.accuracy(stack, split).round(4).tolist() for name, split in splits.items()}
-    given, _ = sweep.forward(stack, splits["test"].images[:PANEL_IMAGES])
+    seen = {
+        name: ensemble.accuracy(stack, split).round(4).tolist() for name, split in splits.items()
+    }
+    given, _ = ensemble.forward(stack, splits["test"].images[:PANEL_IMAGES])
     # (3, M, h): the {15, 50, 85}th of each unit
     percentiles = np.percentile(given[-1].numpy(), [15, 50, 85], axis=1)
     seen["unit"] = percentiles[:, :, 0].T.round(3).tolist()
@@ -85,41 +83,33 @@ def look(stack, splits):
     return seen
 
 
-def run(job, steps_done):
-    """Train one stack and return a row for each network; go on where an earlier run stopped.
-
-    ``steps_done`` is a queue that is told of the steps × networks behind us.
-    """
-    torch.set_num_threads(1)
-    done, partial = PARTS / f"{job['name']}.json", PARTS / f"{job['name']}.pt"
-    if done.is_file() and (stored := json.loads(done.read_text()))["job"] == job:
-        steps_done.put(job["at"][-1] * len(job["lr"]))
-        return stored["rows"]
+def run(job, folder, progress):
+    """Train one stack and return a row for each network; see :func:`runner.run_all`."""
     train, splits = images(job)
-    stack = sweep.networks(WIDTHS, sigma=job["sigma"], seeds=job["seeds"], bn=job["bn"])
-    step, seen = 0, [look(stack, splits)]
-    if partial.is_file():
-        state = torch.load(partial, weights_only=True)
-        if state["job"] == job:
-            step, seen = state["step"], state["seen"]
-            for name, tensors in state["stack"].items():
-                setattr(stack, name, tensors)
+    stack = ensemble.networks(WIDTHS, sigma=job["sigma"], seeds=job["seeds"], bn=job["bn"])
+    step, seen, file = 0, [look(stack, splits)], folder / "checkpoint.pt"
+    if file.is_file():
+        state = torch.load(file, weights_only=True)
+        step, seen = state["step"], state["seen"]
+        for name, tensors in state["stack"].items():
+            setattr(stack, name, tensors)
     saved = time.monotonic()
 
     def evaluate(stack):
         nonlocal saved
         seen.append(look(stack, splits))
         reached = job["at"][len(seen) - 1]
-        steps_done.put((reached - job["at"][len(seen) - 2]) * len(stack))
-        if time.monotonic() - saved > SAVE_EVERY:
+        stop = progress(reached * len(stack)) and reached < job["at"][-1]
+        if stop or time.monotonic() - saved > SAVE_EVERY:
             tensors = {k: v for k, v in vars(stack).items() if isinstance(v, list)}
-            state = {"job": job, "step": reached, "seen": seen, "stack": tensors}
-            torch.save(state, partial.with_suffix(".new"))
-            os.replace(partial.with_suffix(".new"), partial)
+            state = {"step": reached, "seen": seen, "stack": tensors}
+            runner.store(file, lambda path: torch.save(state, path))
             saved = time.monotonic()
+        if stop:
+            raise runner.Stopped
 
-    steps_done.put(step * len(stack))
-    sweep.train(
+    progress(step * len(stack))
+    ensemble.train(
         stack,
         train,
         steps=job["at"][-1],
@@ -130,7 +120,7 @@ def run(job, steps_done):
         at=[s for s in job["at"] if s > step],
         evaluate=evaluate,
     )
-    rows = [
+    return [
         {
             **{key: job[key][i] for key in ("sigma", "lr")},
             "seed": job["seeds"][i],
@@ -139,79 +129,54 @@ def run(job, steps_done):
         }
         for i in range(len(stack))
     ]
-    done.with_suffix(".new").write_text(json.dumps({"job": job, "rows": rows}))
-    os.replace(done.with_suffix(".new"), done)
-    partial.unlink(missing_ok=True)
-    return rows
+
+
+def job_of(networks, bn, order, held_out, config):
+    """The job that trains ``networks``, (σ, learning rate, seed) each, in one stack."""
+    sigma, lr, seeds = map(list, zip(*networks, strict=True))
+    return {
+        "bn": bn,
+        "sigma": sigma,
+        "lr": lr,
+        "seeds": seeds,
+        "order": order,
+        "input": "binary",
+        "held_out": held_out,
+        "at": config["at"],
+    }
 
 
 def grid_jobs():
     """Per seed and variant three stacks, of two σ and all rates each."""
-    for seed in range(5):
-        for bn in (False, True):
-            for i in range(0, len(GRID["sigma"]), 2):
-                pairs = [(s, lr) for s in GRID["sigma"][i : i + 2] for lr in GRID["lr"]]
-                yield {
-                    "name": f"grid-{'bn' if bn else 'raw'}-{seed}-{i}",
-                    "bn": bn,
-                    "sigma": [s for s, _ in pairs],
-                    "lr": [lr for _, lr in pairs],
-                    "seeds": [seed] * len(pairs),
-                    "order": seed,
-                    "input": "binary",
-                    "held_out": True,
-                    "at": GRID["at"],
-                }
+    for seed, bn, i in product(range(5), (False, True), range(0, len(GRID["sigma"]), 2)):
+        networks = [(s, lr, seed) for s in GRID["sigma"][i : i + 2] for lr in GRID["lr"]]
+        yield job_of(networks, bn, seed, True, GRID)
 
 
 def runs_jobs():
     """Per batch order and variant: two seeds of each pair, three pairs a stack."""
-    for order in range(5):
-        for bn in (False, True):
-            for i in range(0, len(RUNS["sigma, lr"]), 3):
-                pairs = RUNS["sigma, lr"][i : i + 3]
-                networks = [(*pair, 2 * order + k) for pair in pairs for k in range(2)]
-                sigma, lr, seeds = zip(*networks, strict=True)
-                yield {
-                    "name": f"runs-{'bn' if bn else 'raw'}-{order}-{i}",
-                    "bn": bn,
-                    "sigma": list(sigma),
-                    "lr": list(lr),
-                    "seeds": list(seeds),
-                    "order": order,
-                    "input": "binary",
-                    "held_out": False,
-                    "at": RUNS["at"],
-                }
-
-
-def run_all(jobs, workers):
-    """Rows of all jobs, in the jobs' order; a progress bar counts networks × steps."""
-    PARTS.mkdir(parents=True, exist_ok=True)
-    total = sum(job["at"][-1] * len(job["lr"]) for job in jobs)
-    with (
-        Manager() as manager,
-        ProcessPoolExecutor(workers) as pool,
-        tqdm(total=total, unit="step", unit_scale=True) as bar,
-    ):
-        steps_done = manager.Queue()
-        waiting = [pool.submit(run, job, steps_done) for job in jobs]
-        while not all(job.done() for job in waiting) or not steps_done.empty():
-            with suppress(queue.Empty):
-                bar.update(steps_done.get(timeout=1))
-        return [row for job in waiting for row in job.result()]
+    for order, bn, i in product(range(5), (False, True), range(0, len(RUNS["sigma, lr"]), 3)):
+        pairs = RUNS["sigma, lr"][i : i + 3]
+        networks = [(*pair, 2 * order + k) for pair in pairs for k in range(2)]
+        yield job_of(networks, bn, order, False, RUNS)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["grid", "runs"])
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--minutes", type=float, help="stop after about so long; go on later")
     args = parser.parse_args()
     jobs, config, left_out = {
         "grid": (grid_jobs, GRID, ("unit", "units")),
         "runs": (runs_jobs, RUNS, ()),
     }[args.what]
-    rows = run_all(list(jobs()), args.workers)
+    jobs = [runner.Job(job, job["at"][-1] * len(job["lr"]), (job,)) for job in jobs()]
+    parts = runner.run_all(run, jobs, PARTS, workers=args.workers, minutes=args.minutes)
+    if None in parts:
+        print("not complete; give the same command again")
+        return
+    rows = [row for part in parts for row in part]
     for row in rows:
         for key in left_out:
             del row[key]

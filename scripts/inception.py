@@ -14,21 +14,16 @@ processes, on the same GPU where there is one.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import os
-import time
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
-from multiprocessing import get_context
 from pathlib import Path
 
+import runner
 import torch
-from tqdm import tqdm
 
-from bn_helpers import engine, images, records
-from bn_helpers.recipes import BASE_LR, CHANGES, ENSEMBLE, RECIPES
+from bn_helpers import data, records
+from bn_helpers.training import run
+from bn_helpers.training.recipes import BASE_LR, CHANGES, ENSEMBLE, RECIPES, Settings
 
 RUNS = Path(__file__).resolve().parent.parent / "_build" / "inception"
 PAPER = ("inception", "bn-baseline", "bn-x5", "bn-x30", "bn-x5-sigmoid")
@@ -66,7 +61,7 @@ def networks(part, scale):
 
     def job(row, recipe, seed, length, **more):
         every = max(1, length // 40)
-        return row, engine.Settings(recipe, length, seed, every=every, **common, **more)
+        return row, Settings(recipe, length, seed, every=every, **common, **more)
 
     found = []
     if part == "tuning":  # seeds of its own: the figures' are not those that chose
@@ -122,61 +117,46 @@ def networks(part, scale):
 PARTS = ("tuning", "figures", "ensemble", "changes", "map", "batch")
 
 
-def folder_of(settings, sha256):
-    """Where a network's files lie: networks that are the same share it."""
-    text = json.dumps([asdict(settings), settings.initial_lr, sha256], sort_keys=True)
-    return RUNS / hashlib.sha256(text.encode()).hexdigest()[:16]
+def job_of(settings, sha256):
+    """The job of training one network; networks that are the same have the same."""
+    key = {"settings": asdict(settings), "lr": settings.initial_lr, "data": sha256}
+    return runner.Job(key, settings.steps, (settings,))
 
 
-_images = None
+_images, _device = None, "cpu"
 
 
-def start(source, size):
-    """In each process: one thread, and the images once."""
-    global _images
-    torch.set_num_threads(1)
-    _images = images.load_images(source, size=size)
+def start(source, size, device):
+    """In each process: the images once."""
+    global _images, _device
+    _images, _device = data.load(source, dtype="uint8", size=size), device
 
 
-def work(settings, device, keep, deadline):
-    """Train one network, or go on with it; its result as a dict, or None if the time was up."""
-    if deadline and time.monotonic() > deadline:
-        return None
-    folder = folder_of(settings, _images.sha256)
-    folder.mkdir(parents=True, exist_ok=True)
-    result = engine.train(
+def work(settings, folder, progress):
+    """Train one network, or go on with it; its result as a dict. See :func:`runner.run_all`."""
+    result = run.train(
         settings,
         _images,
-        device=device,
+        device=_device,
         folder=folder,
         resume=True,
         save_every=max(1, settings.steps // 10),
-        deadline=deadline,
+        stop=progress,
     )
     if result.status == "paused":
-        return None
-    row = {key: getattr(result, key) for key in ("status", "diverged_at", "curve", "test_accuracy")}
-    if keep and result.probabilities is not None:
+        raise runner.Stopped
+    if result.probabilities is not None:
         torch.save(result.probabilities.half(), folder / "probabilities.pt")
-    partial = folder / "result.part"
-    partial.write_text(json.dumps(row | {"seconds": round(result.seconds, 1)}))
-    os.replace(partial, folder / "result.json")
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
-    return row
+    return result.row()
 
 
-def finished(settings, sha256):
-    file = folder_of(settings, sha256) / "result.json"
-    return json.loads(file.read_text()) if file.exists() else None
-
-
-def ensembles(rows, settings, image_set):
+def ensembles(rows, settings, dataset):
     """Error of each network alone and of the mean of their probabilities, by ensemble."""
     together = defaultdict(list)
     for (row, _), one in zip(rows, settings, strict=True):
-        file = folder_of(one, image_set.sha256) / "probabilities.pt"
+        file = runner.folder_of(job_of(one, dataset.sha256), RUNS) / "probabilities.pt"
         together[row["ensemble"]].append(torch.load(file, weights_only=True).double())
-    labels = torch.from_numpy(image_set.test.labels)
+    labels = torch.from_numpy(dataset.test.labels)
 
     def errors(probabilities):
         ranks = probabilities.argsort(1, descending=True)[:, :2]
@@ -190,11 +170,11 @@ def ensembles(rows, settings, image_set):
     ]
 
 
-def write(part, scale_name, image_set, device):
+def write(part, scale_name, dataset, device):
     """Store the record of ``part`` if all its networks are trained."""
     scale = SCALES[scale_name]
     jobs = networks(part, scale)
-    found = [finished(settings, image_set.sha256) for _, settings in jobs]
+    found = [runner.result_of(job_of(settings, dataset.sha256), RUNS) for _, settings in jobs]
     if None in found:
         return None
     rows = [row | {"seed": s.seed} | r for (row, s), r in zip(jobs, found, strict=True)]
@@ -206,13 +186,13 @@ def write(part, scale_name, image_set, device):
         for row in rows:
             del row["curve"]
         settings = [s for _, s in jobs]
-        rows += ensembles(jobs, settings, image_set)
+        rows += ensembles(jobs, settings, dataset)
     first = jobs[0][1]
     return records.write(
         f"inception_{part}{scale['suffix']}",
         command=f"python scripts/inception.py {part} --scale {scale_name}",
         config={
-            "images": f"{image_set.name}, {scale['size']}×{scale['size']}; the 5,000 held-out "
+            "images": f"{dataset.name}, {scale['size']}×{scale['size']}; the 5,000 held-out "
             "images are training images, test_accuracy is on 10,000 test images",
             "curve": "[step, accuracy on held-out images]"
             if part == "map"
@@ -227,8 +207,8 @@ def write(part, scale_name, image_set, device):
         },
         results=rows,
         seeds=sorted({s.seed for _, s in jobs}),
-        data={image_set.name: image_set.sha256},
-        device=engine.device_name(device),
+        data={dataset.name: dataset.sha256},
+        device=run.device_name(device),
     )
 
 
@@ -244,31 +224,20 @@ def main():
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"unknown record {', '.join(unknown)}; choose of {', '.join(PARTS)}")
     scale = SCALES[options.scale]
-    deadline = time.monotonic() + 60 * options.minutes if options.minutes else None
-    image_set = images.load_images(options.data, size=scale["size"])
+    dataset = data.load(options.data, dtype="uint8", size=scale["size"])
     parts = options.parts or PARTS
-    todo = {}
+    jobs = [job_of(s, dataset.sha256) for part in parts for _, s in networks(part, scale)]
+    runner.run_all(
+        work,
+        jobs,
+        RUNS,
+        workers=options.workers,
+        minutes=options.minutes,
+        prepare=start,
+        arguments=(options.data, scale["size"], options.device),
+    )
     for part in parts:
-        for _, settings in networks(part, scale):
-            if finished(settings, image_set.sha256) is None:
-                folder = folder_of(settings, image_set.sha256)
-                todo[folder] = (settings, part == "ensemble" or todo.get(folder, (0, False))[1])
-    total = sum(settings.steps for settings, _ in todo.values())
-    with (
-        ProcessPoolExecutor(
-            options.workers, get_context("spawn"), start, (options.data, scale["size"])
-        ) as pool,
-        tqdm(total=total, unit="step", unit_scale=True) as bar,
-    ):
-        waiting = {
-            pool.submit(work, settings, options.device, keep, deadline): settings.steps
-            for settings, keep in todo.values()
-        }
-        for future in as_completed(waiting):
-            if future.result() is not None:
-                bar.update(waiting[future])
-    for part in parts:
-        file = write(part, options.scale, image_set, options.device)
+        file = write(part, options.scale, dataset, options.device)
         print(f"{part}: {file.name if file else 'not complete; give the same command again'}")
 
 

@@ -6,6 +6,7 @@ MNIST is stood in for by files of a few made-up images (`small`), the mirrors by
 
 import gzip
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -19,9 +20,10 @@ import pooch  # here and not in a test, so that its logger holds no test's captu
 import pytest
 
 from bn_helpers import data
+from bn_helpers.data import mnist as source
 
 ROOT = Path(__file__).resolve().parent.parent
-STEMS = tuple(data.MNIST_FILES)
+STEMS = tuple(source.FILES)
 
 
 pytestmark = pytest.mark.usefixtures("sealed")
@@ -38,12 +40,12 @@ def small(monkeypatch):
     """Six training and four test images of 5×3 under MNIST's names: the contents by file name."""
     rng = np.random.default_rng(0)
     contents = {}
-    for stem, file in data.MNIST_FILES.items():
+    for stem, file in source.FILES.items():
         shape = (6 if stem.startswith("train") else 4, 5, 3)[: len(file.shape)]
         contents[stem] = idx(rng.integers(10 if len(shape) == 1 else 256, size=shape, dtype="u1"))
         md5 = hashlib.md5(gzip.compress(contents[stem], mtime=0)).hexdigest()
         sha256 = hashlib.sha256(contents[stem]).hexdigest()
-        monkeypatch.setitem(data.MNIST_FILES, stem, data.IdxFile(md5, sha256, shape))
+        monkeypatch.setitem(source.FILES, stem, source.IdxFile(md5, sha256, shape))
     return contents
 
 
@@ -77,7 +79,7 @@ def mirror(small, served, monkeypatch):
         for stem, content in small.items():
             served.files[f"/{place}/{stem}.gz"] = gzip.compress(content, mtime=0)
     served.urls = (f"{served.url}/first/", f"{served.url}/second/")
-    monkeypatch.setattr(data, "MIRRORS", served.urls)
+    monkeypatch.setattr(source, "MIRRORS", served.urls)
     return served
 
 
@@ -125,22 +127,47 @@ def test_digits_follow_the_seed():
     )
 
 
-@pytest.mark.parametrize("name", ["cifar10", "MNIST", "", None, ["mnist"]])
-def test_unknown_name(name):
-    """Catches: any other name taken for MNIST or digits; a message without the known names."""
-    with pytest.raises(
-        ValueError, match=re.escape(f"{name!r}; expected 'digits' or 'mnist'")
-    ) as caught:
+@pytest.mark.parametrize("name", ["", None, ["mnist"]])
+def test_no_name(name):
+    """Catches: the current folder loaded for an empty name; a message without the known names."""
+    known = "'digits', 'mnist', 'cifar10'"
+    with pytest.raises(ValueError, match=rf"{known}.* got {re.escape(repr(name))}"):
         data.load(name)
-    assert "bn_helpers.images.load_images" in str(caught.value)
 
 
-def test_import_is_light():
-    """Catches: pooch, requests or scikit-learn imported at the top of the module."""
-    heavy = {"pooch", "requests", "sklearn", "torch"}
-    code = f"import sys, bn_helpers.data; print(*{heavy} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+def test_unknown_name():
+    """Catches: any other name taken for MNIST; a message without the known names."""
+    with pytest.raises(data.DataError, match="'digits', 'mnist', 'cifar10' or a folder"):
+        data.load("MNIST")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64", bool])
+def test_other_dtypes_are_refused(dtype):
+    with pytest.raises(ValueError, match="expected dtype float32 or uint8, got"):
+        data.load("digits", dtype=dtype)
+
+
+def test_import_is_light(small, tmp_path):
+    """Catches: pooch, requests, scikit-learn, Pillow or torch imported at the top of the module;
+    the latter two in order to load digits or MNIST."""
+    put(tmp_path / "data", small)
+    files = [(stem, tuple(file)) for stem, file in source.FILES.items()]
+    code = f"""if True:
+        import sys
+        from bn_helpers import data
+        from bn_helpers.data import mnist
+        print({{"pooch", "requests", "sklearn", "torch", "PIL"}} & set(sys.modules))
+        mnist.FILES = {{name: mnist.IdxFile(*file) for name, file in {files}}}
+        data.load("digits"), data.load("mnist"), data.load("mnist", dtype="uint8")
+        print({{"torch", "PIL"}} & set(sys.modules))"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "BN_HELPERS_DATA": str(tmp_path / "data")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["set()", "set()"]
 
 
 # ---- from a folder
@@ -308,7 +335,7 @@ def test_wrong_bytes_from_every_mirror(mirror, tmp_path):
     """Catches: a download kept, or loaded, in spite of its checksum."""
     for place in ("first", "second"):
         mirror.files[f"/{place}/{LABELS}.gz"] = gzip.compress(b"something else")
-    wanted = data.MNIST_FILES[LABELS].md5
+    wanted = source.FILES[LABELS].md5
     refusal(*mirror.urls, f"{LABELS}.gz", "MD5", f"expected md5:{wanted}", "holds no copy")
     assert in_cache(tmp_path) == [f"{IMAGES}.gz"]
 
@@ -325,14 +352,14 @@ def test_damaged_cache_and_no_network(small, tmp_path):
     """Catches: a damaged file loaded, deleted, or reported as missing, when offline."""
     path = put(tmp_path / "cache", small) / f"{LABELS}.gz"
     path.write_bytes(path.read_bytes()[:-5])
-    refusal(tmp_path / "cache", "a damaged copy", *data.MIRRORS)
+    refusal(tmp_path / "cache", "a damaged copy", *source.MIRRORS)
     assert in_cache(tmp_path) == sorted(f"{stem}.gz" for stem in STEMS)
 
 
 def test_no_network_and_no_cache(tmp_path):
     """Catches: requests' own traceback; a message that leaves out what was tried or the way out."""
-    assert len(data.MIRRORS) == 2
-    message = refusal(tmp_path / "cache", "holds no copy", *data.MIRRORS, f"{IMAGES}.gz")
+    assert len(source.MIRRORS) == 2
+    message = refusal(tmp_path / "cache", "holds no copy", *source.MIRRORS, f"{IMAGES}.gz")
     assert "set BN_HELPERS_DATA to a folder that holds the four MNIST files" in message
 
 
@@ -429,11 +456,11 @@ def project(tmp_path):
     (root / "book").mkdir(parents=True)
     shutil.copy(ROOT / "conftest.py", root)
     (root / "test_needs.py").write_text("def test_needs(mnist):\n    pass\n")
-    for name, needs, source in (
+    for name, needs, code in (
         ("with", {"needs": ["mnist"]}, "from bn_helpers import data\n_ = data.load('mnist')"),
         ("without", {}, "1 + 1"),
     ):
-        cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["nbval-ignore-output"]})
+        cell = nbformat.v4.new_code_cell(code, metadata={"tags": ["nbval-ignore-output"]})
         kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
         nb = nbformat.v4.new_notebook(cells=[cell], metadata={"bn": needs, "kernelspec": kernel})
         nbformat.write(nb, root / "book" / f"{name}.ipynb")
@@ -474,12 +501,28 @@ def test_failing_where_the_data_folder_is_set(project):
     assert str(project / "book" / "empty") not in output
 
 
-def test_data_beside_the_project_is_used(project):
-    """Catches: ../shared/data not looked for, or skipped when it is damaged."""
-    put(project.parent / "shared" / "data" / "mnist", dict.fromkeys(STEMS, b"damaged"))
-    output = run_pytest(project, "test_needs.py")
+def test_a_data_folder_beside_the_clone_is_the_runs_alone(project):
+    """Catches: tests that know of it; a run that does not set it, or sets it over another."""
+    beside = project.parent / "shared" / "data"
+    put(beside / "mnist", dict.fromkeys(STEMS, b"damaged"))
+    assert "1 skipped" in run_pytest(project, "test_needs.py")
+    output = run_pytest(project, "test_needs.py", BN_HELPERS_DATA=str(beside))
     assert "1 error" in output
     assert "found 7 bytes, expected 47,040,016" in output
+
+    (project / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", project / ".ci")
+    (project / "bin").mkdir()
+    (project / "bin" / "make").write_text('#!/bin/sh\necho "$1: $BN_HELPERS_DATA"\n')
+    (project / "bin" / "make").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{project / 'bin'}:{os.environ['PATH']}"}
+    for given, wanted in ((None, beside), ("/else", Path("/else"))):
+        environment |= {"BN_HELPERS_DATA": given} if given else {}
+        done = subprocess.run(
+            ["bash", project / ".ci" / "run"], env=environment, capture_output=True, text=True
+        )
+        target, folder = done.stdout.splitlines()[0].split(": ")
+        assert (target, Path(folder).resolve()) == ("test", wanted.resolve())
 
 
 def test_hold_out_divides_the_split_and_keeps_labels_with_their_images():
@@ -502,12 +545,14 @@ def test_hold_out_leaves_something_on_both_sides(count):
 
 
 def test_checksum_sees_every_pixel_and_label(monkeypatch):
-    digits = data.load("digits")
     before = data.checksum("digits")
-    monkeypatch.setattr(data, "load", lambda name: digits)
-    assert data.checksum("digits") == before
-    digits.test.labels[-1] += 1
-    assert data.checksum("digits") != before
-    digits.test.labels[-1] -= 1
-    digits.train.images[0, 0, 0, 0] += 1
-    assert data.checksum("digits") != before
+    (images, labels), test = data._digits(0)
+    monkeypatch.setattr(data, "_digits", lambda seed: [test, (images, labels)])
+    swapped = data.checksum("digits")
+    monkeypatch.setattr(data, "_digits", lambda seed: [(images, labels), test])
+    assert data.checksum("digits") == before != swapped
+    for array, place in itertools.product((images, labels, *test), (0, -1)):
+        array.flat[place] += 1
+        assert data.checksum("digits") != before
+        array.flat[place] -= 1
+    assert data.checksum("digits") == before == data.load("digits").sha256

@@ -1,6 +1,5 @@
 """The command that makes Figure 1's records: small, stopped and started again."""
 
-import queue
 import sys
 from pathlib import Path
 
@@ -11,59 +10,64 @@ from bn_helpers import data
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 import figure1  # noqa: E402
+import runner  # noqa: E402
 
 
 @pytest.fixture
-def small(monkeypatch, tmp_path):
+def small(monkeypatch):
     """Digits in place of MNIST, a narrow network, a job of two networks and five looks."""
     digits = data.load("digits")
     monkeypatch.setattr(data, "load", lambda name: digits)
     monkeypatch.setattr(figure1, "WIDTHS", (64, 8, 8, 8, 10))
     monkeypatch.setattr(figure1, "HELD_OUT", 100)
-    monkeypatch.setattr(figure1, "PARTS", tmp_path)
-    job = {"name": "job", "bn": True, "sigma": [0.1, 0.3], "lr": [0.5, 0.1], "seeds": [0, 1]}
+    job = {"bn": True, "sigma": [0.1, 0.3], "lr": [0.5, 0.1], "seeds": [0, 1]}
     return {**job, "order": 2, "input": "binary", "held_out": True, "at": [0, 3, 7, 30, 40]}
 
 
-class StopAt(queue.Queue):
-    """A queue that ends the run, as Ctrl-C does, after some looks."""
+class Progress:
+    """Notes the steps it is told of; the time is up, or Ctrl-C comes, after some looks."""
 
-    def __init__(self, looks):
-        super().__init__()
-        self.looks = looks
+    def __init__(self, looks=None, error=None):
+        self.looks, self.error, self.told = looks, error, []
 
-    def put(self, steps):
-        super().put(steps)
-        self.looks -= 1
-        if self.looks == 0:
-            raise KeyboardInterrupt
+    def __call__(self, steps):
+        self.told.append(steps)
+        if len(self.told) == self.looks and self.error:
+            raise self.error
+        return len(self.told) == self.looks
 
 
-@pytest.mark.parametrize("looks", [1, 2, 3, 4, 5])
-def test_a_stopped_run_goes_on_to_the_same_rows(small, monkeypatch, looks):
+@pytest.mark.parametrize(
+    ("looks", "error"),
+    [(2, None), (3, None), (4, None), *((looks, KeyboardInterrupt) for looks in range(1, 6))],
+)
+def test_a_stopped_run_goes_on_to_the_same_rows(small, monkeypatch, tmp_path, looks, error):
     """Catches a state without running statistics, and a batch order that starts afresh."""
-    monkeypatch.setattr(figure1, "SAVE_EVERY", -1)
-    whole = figure1.run({**small, "name": "whole"}, queue.Queue())
-    with pytest.raises(KeyboardInterrupt):
-        figure1.run(small, StopAt(looks))
-    assert figure1.run(small, queue.Queue()) == whole
-    assert sorted(p.name for p in figure1.PARTS.iterdir()) == ["job.json", "whole.json"]
+    monkeypatch.setattr(figure1, "SAVE_EVERY", -1 if error else 1e9)
+    (tmp_path / "whole").mkdir()
+    whole = figure1.run(small, tmp_path / "whole", Progress())
+    with pytest.raises(error or runner.Stopped):
+        figure1.run(small, tmp_path, Progress(looks, error))
+    assert (tmp_path / "checkpoint.pt").exists() == (looks > 2 or error is None)
+    assert figure1.run(small, tmp_path, Progress()) == whole
 
 
-def test_progress_counts_every_step_once(small):
-    for _ in range(2):  # the second time from the finished part
-        done = queue.Queue()
-        figure1.run(small, done)
-        assert sum(done.get() for _ in range(done.qsize())) == 40 * 2
+def test_progress_counts_networks_and_steps(small, monkeypatch, tmp_path):
+    monkeypatch.setattr(figure1, "SAVE_EVERY", 1e9)
+    with pytest.raises(runner.Stopped):
+        figure1.run(small, tmp_path, Progress(3))
+    going_on = Progress()
+    figure1.run(small, tmp_path, going_on)
+    assert going_on.told == [7 * 2, 30 * 2, 40 * 2]
 
 
-def test_a_part_of_another_job_is_not_taken_for_this_one(small):
-    first = figure1.run(small, queue.Queue())
-    assert figure1.run({**small, "order": 3}, queue.Queue()) != first
+def test_another_order_gives_other_rows(small, tmp_path):
+    first = figure1.run(small, tmp_path, Progress())
+    assert figure1.run({**small, "order": 3}, tmp_path, Progress()) != first
 
 
-def test_rows_hold_one_number_or_list_for_each_look(small):
-    rows = figure1.run(small, queue.Queue())
+def test_rows_hold_one_number_or_list_for_each_look(small, tmp_path):
+    rows = figure1.run(small, tmp_path, Progress())
     assert [(r["sigma"], r["lr"], r["seed"]) for r in rows] == [(0.1, 0.5, 0), (0.3, 0.1, 1)]
     for row in rows:
         for key in ("test", "held_out", "unit", "spread", "units"):
@@ -79,4 +83,5 @@ def test_what_the_stored_settings_say_is_what_runs():
     seeds = {s for job in runs for s in job["seeds"]}
     assert len(seeds) == 10
     assert len({job["order"] for job in runs}) == 5
-    assert len({job["name"] for job in grid + runs}) == len(grid + runs)
+    folders = {runner.folder_of(runner.Job(job, 0), Path()) for job in grid + runs}
+    assert len(folders) == len(grid + runs)

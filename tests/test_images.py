@@ -1,9 +1,10 @@
-"""bn_helpers.images, image_files and cifar10, without network.
+"""Images as bytes: bn_helpers.data's digits, CIFAR-10 and folders, without network.
 
 CIFAR-10 is stood in for by archives of a few made-up images, whose checksums replace the real ones;
 the JPEG archive itself is read where BN_HELPERS_DATA holds it.
 """
 
+import functools
 import gzip
 import hashlib
 import io
@@ -11,7 +12,6 @@ import itertools
 import multiprocessing
 import os
 import pickle
-import re
 import shutil
 import tarfile
 import zlib
@@ -25,8 +25,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
-from bn_helpers import cifar10, data, image_files, images
-from bn_helpers.images import batches, load_images
+from bn_helpers import data
+from bn_helpers.data import cifar10, image_files
+from bn_helpers.data.image_files import batches
+
+load = functools.partial(data.load, dtype=np.uint8)
 
 GIVEN = os.environ.get("BN_HELPERS_DATA")  # before it is sealed off
 pytestmark = [
@@ -73,7 +76,7 @@ TRAIN, TEST = [0, 1, 2, 4, 5, 6], [3, 7]  # where they are in noise(8, 6, 8)
 def refusal(*words, source="cifar10", **options):
     """Load ``source``, which must end in one clear line that has all ``words``; return it."""
     with pytest.raises(data.DataError) as caught:
-        load_images(source, **options)
+        load(source, **options)
     return clear(caught.value, *words)
 
 
@@ -90,10 +93,10 @@ def clear(error, *words):
 
 def same(one, other):
     """Two image sets are equal in all that they hold."""
-    for mine, yours in zip(one[:2], other[:2], strict=True):
+    for mine, yours in zip(one, other, strict=True):
         np.testing.assert_array_equal(mine.images[:], yours.images[:])
         np.testing.assert_array_equal(mine.labels, yours.labels)
-    assert one[2:] == other[2:]
+    assert (one.classes, one.name, one.sha256) == (other.classes, other.name, other.sha256)
 
 
 # ---- digits and sizes
@@ -101,8 +104,8 @@ def same(one, other):
 
 def test_digits():
     """Catches: another split or scale than data.load's; truncation instead of rounding."""
-    found, wanted = load_images("digits"), data.load("digits")
-    for mine, theirs in zip(found[:2], wanted, strict=True):
+    found, wanted = load("digits"), data.load("digits")
+    for mine, theirs in zip(found, wanted, strict=True):
         assert (mine.images.dtype, mine.labels.dtype) == (np.uint8, np.int64)
         np.testing.assert_array_equal(np.rint(theirs.images * 255), mine.images)
         np.testing.assert_array_equal(theirs.labels, mine.labels)
@@ -112,33 +115,51 @@ def test_digits():
 
 def test_digits_in_other_sizes():
     """Catches: size not used, channels lost; a mean over the wrong axis."""
-    whole = load_images("digits").train.images
-    small = load_images("digits", size=4).train.images
+    whole = load("digits").train.images
+    small = load("digits", size=4).train.images
     exact = whole.reshape(-1, 1, 4, 2, 4, 2).mean((3, 5))
     assert np.abs(small - exact).max() <= 0.5
-    assert load_images("digits", size=11).test.images.shape == (360, 1, 11, 11)
+    assert load("digits", size=11).test.images.shape == (360, 1, 11, 11)
 
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_size_below_one(size):
     with pytest.raises(ValueError, match=f"size of at least 1, got {size}"):
-        load_images("digits", size=size)
+        load("digits", size=size)
 
 
 def test_sha256_sees_every_pixel_label_and_split(monkeypatch):
     """Catches: a checksum of a part; one that changes from call to call."""
-    before = load_images("digits").sha256
-    assert load_images("digits").sha256 == before
-    digits = data.load("digits")
-    monkeypatch.setattr(data, "load", lambda name: digits)
-    for split, place in itertools.product(digits, (0, -1)):
-        split.labels[place] += 1
-        assert load_images("digits").sha256 != before
-        split.labels[place] -= 1
-        split.images[place, 0, 4, 4] = 1 - split.images[place, 0, 4, 4] / 2
-        assert load_images("digits").sha256 != before
-        split.images[place, 0, 4, 4] = (1 - split.images[place, 0, 4, 4]) * 2
-    assert load_images("digits").sha256 == before
+    before = load("digits").sha256
+    splits = data._digits(0)
+    monkeypatch.setattr(data, "_digits", lambda seed: splits)
+    for (images, labels), place in itertools.product(splits, (0, -1)):
+        labels[place] += 1
+        assert load("digits").sha256 != before
+        labels[place] -= 1
+        images[place, 0, 4, 4] = 16 - images[place, 0, 4, 4] / 2
+        assert load("digits").sha256 != before
+        images[place, 0, 4, 4] = (16 - images[place, 0, 4, 4]) * 2
+    assert load("digits").sha256 == before
+
+
+def test_bytes_and_floats_are_the_same_images(binary, place, folder):
+    """Catches: a dtype that is ignored, another scale, size or split in one of them."""
+    (place / cifar10.BINARY).write_bytes(in_batches(binary))
+    for name, size in itertools.product(("cifar10", folder), (6, 3)):
+        found = data.load(name, size=size)
+        for mine, theirs in zip(found, load(name, size=size), strict=True):
+            assert mine.images.dtype == np.float32
+            np.testing.assert_array_equal(mine.images, theirs.images / np.float32(255))
+            np.testing.assert_array_equal(mine.labels, theirs.labels)
+    small = data.load("digits", size=4).train.images
+    np.testing.assert_array_equal(small, load("digits", size=4).train.images / np.float32(255))
+    with pytest.raises(ValueError, match=r"fit into 100 bytes as float32; give dtype='uint8'"):
+        data.load(folder, in_memory=100)
+    total = 8 * 3 * 6 * 8
+    assert data.load(folder, in_memory=4 * total).train.images.dtype == np.float32
+    with pytest.raises(ValueError, match="as float32"):
+        data.load(folder, in_memory=4 * total - 1)
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 3), st.booleans(), st.integers(0, 9))
@@ -249,7 +270,7 @@ def in_batches(contents):
 def check_binary(found, contents):
     """``found`` is what the six files hold, by the format's description: label, then R, G, B."""
     assert (found.name, found.classes) == ("CIFAR-10 (binary)", list(cifar10.CLASSES))
-    for split, names in zip(found[:2], (list(contents)[:5], list(contents)[5:]), strict=True):
+    for split, names in zip(found, (list(contents)[:5], list(contents)[5:]), strict=True):
         joined = b"".join(contents[name] for name in names)
         assert split.images.shape == (len(joined) // 3073, 3, 32, 32)
         assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int64)
@@ -281,7 +302,7 @@ def test_binary(sub, form, binary, place):
         for name, content in binary.items():
             (place / sub / cifar10.BATCHES / name).write_bytes(content)
     before = sorted(place.rglob("*"))
-    check_binary(load_images("cifar10"), binary)
+    check_binary(load("cifar10"), binary)
     assert sorted(place.rglob("*")) == before
 
 
@@ -291,11 +312,13 @@ def test_jpeg_archive(workers, jpegs, place, monkeypatch):
     word JPEG; workers not used, or another result with them; the archive unpacked."""
     archive, contents = jpegs
     used = []
-    monkeypatch.setattr(images, "batches", lambda *args: used.append(args[2]) or batches(*args))
+    monkeypatch.setattr(
+        image_files, "batches", lambda *args: used.append(args[2]) or batches(*args)
+    )
     (place / cifar10.JPEG).write_bytes(archive)
-    found = load_images("cifar10", workers=workers)
+    found = load("cifar10", workers=workers)
     assert (found.name, found.classes) == ("CIFAR-10 (JPEG)", list(cifar10.CLASSES))
-    for split, part in zip(found[:2], ("train", "test"), strict=True):
+    for split, part in zip(found, ("train", "test"), strict=True):
         names = sorted(name for name in contents if name.startswith(part))
         assert [cifar10.CLASSES[label] for label in split.labels] == [
             n.split("/")[1] for n in names
@@ -311,10 +334,10 @@ def test_both_versions_in_a_smaller_size(binary, jpegs, place):
     """Catches: size lost on one of the two ways; the lossy version taken where the other is."""
     (place / cifar10.JPEG).write_bytes(jpegs[0])
     for name in ("CIFAR-10 (JPEG)", "CIFAR-10 (binary)"):
-        whole = load_images("cifar10")
+        whole = load("cifar10")
         assert whole.name == name
         for size, factor in ((16, 2), (8, 4)):
-            small = load_images("cifar10", size=size)
+            small = load("cifar10", size=size)
             assert (small.name, small.sha256 == whole.sha256) == (name, False)
             exact = whole.train.images.reshape(-1, 3, size, factor, size, factor).mean((3, 5))
             assert np.abs(small.train.images - exact).max() <= 0.5
@@ -330,17 +353,17 @@ def test_download_then_cache(binary, served, monkeypatch, tmp_path, capfd):
     path = "/cifar-10-binary.tar.gz"
     for served.files[path], served.cut in ((archive, True), (b"<html>", False)):
         with pytest.raises(data.DataError, match=r"CIFAR-10's .* holds no copy") as caught:
-            load_images("cifar10")
+            load("cifar10")
         assert "BN_HELPERS_DATA" in str(caught.value)
         assert list((tmp_path / "cache").iterdir()) == []
     served.files[path] = archive
     capfd.readouterr()
-    check_binary(load_images("cifar10"), binary)
+    check_binary(load("cifar10"), binary)
     out, err = capfd.readouterr()
     assert out == ""
     assert "100%" in err
     asked = len(served.asked)
-    check_binary(load_images("cifar10"), binary)
+    check_binary(load("cifar10"), binary)
     assert (len(served.asked), capfd.readouterr().err) == (asked, "")
 
 
@@ -452,7 +475,7 @@ def test_set_folder_is_meant(served, monkeypatch, place):
     for path, words in ((place, "neither it nor its subfolder"), (place / "no", "is no folder")):
         monkeypatch.setenv("BN_HELPERS_DATA", str(path))
         with pytest.raises(data.DataError, match=words) as caught:
-            load_images("cifar10")
+            load("cifar10")
         for word in (str(path), cifar10.BINARY, cifar10.BATCHES, cifar10.JPEG):
             assert word in str(caught.value)
     assert served.asked == []
@@ -466,8 +489,8 @@ def test_real_jpeg_archive(monkeypatch):
     monkeypatch.setenv("BN_HELPERS_DATA", GIVEN)
     if not any((Path(GIVEN) / sub / cifar10.JPEG).exists() for sub in ("", "cifar10")):
         pytest.skip(f"BN_HELPERS_DATA holds no {cifar10.JPEG}")
-    found = load_images("cifar10")
-    for split, each in zip(found[:2], (5000, 1000), strict=True):
+    found = load("cifar10")
+    for split, each in zip(found, (5000, 1000), strict=True):
         assert split.images.shape == (10 * each, 3, 32, 32)
         assert np.bincount(split.labels).tolist() == [each] * 10
     # The means that CIFAR-10 is known by; JPEG moves them a little.
@@ -484,7 +507,7 @@ def test_real_jpeg_archive(monkeypatch):
 def test_folder(folder):
     """Catches: classes or files out of order, labels out of step, test taken from train, planes of
     colour swapped, the path in the name."""
-    found = load_images(str(folder))
+    found = load(str(folder))
     assert (found.classes, found.name) == (["cat", "dog"], "folder pets")
     np.testing.assert_array_equal(found.train.images, noise(8, 6, 8)[TRAIN])
     np.testing.assert_array_equal(found.test.images, noise(8, 6, 8)[TEST])
@@ -498,14 +521,14 @@ def test_folder(folder):
 def test_files_equal_arrays(folder, size, workers):
     """Catches: a lazy image that differs from a loaded one; order lost among workers; a wrong
     shape, or indexing that is not ndarray's."""
-    loaded = load_images(folder, size=size, workers=workers)
-    lazy = load_images(folder, size=size, workers=workers, in_memory=0)
-    for mine, theirs in zip(loaded[:2], lazy[:2], strict=True):
+    loaded = load(folder, size=size, workers=workers)
+    lazy = load(folder, size=size, workers=workers, in_memory=0)
+    for mine, theirs in zip(loaded, lazy, strict=True):
         assert isinstance(theirs.images, image_files.Files)
         assert (len(theirs.images), theirs.images.shape) == (len(mine.images), mine.images.shape)
         assert theirs.images.dtype == np.uint8
         np.testing.assert_array_equal(mine.labels, theirs.labels)
-    assert loaded[2:4] == lazy[2:4]
+    assert (loaded.classes, loaded.name) == (lazy.classes, lazy.name)
     for index in (2, -1, slice(1, 4), [5, 0, 0], np.array([], int), np.arange(6) % 2 == 0):
         np.testing.assert_array_equal(lazy.train.images[index], loaded.train.images[index])
     with pytest.raises(IndexError):
@@ -514,7 +537,8 @@ def test_files_equal_arrays(folder, size, workers):
     one = list(batches(loaded.train.images, order))
     two = list(batches(lazy.train.images, iter(order), workers))
     assert len(one) == len(two) == len(order)
-    for index, mine, theirs in zip(order, one, two, strict=True):
+    for index, (first, mine), (second, theirs) in zip(order, one, two, strict=True):
+        assert first.tolist() == second.tolist() == index.tolist()
         assert (mine.dtype, theirs.dtype) == (torch.uint8, torch.uint8)
         assert torch.equal(mine, theirs)
         np.testing.assert_array_equal(mine, loaded.train.images[index])
@@ -523,19 +547,20 @@ def test_files_equal_arrays(folder, size, workers):
 def test_in_memory_limit_counts_both_splits(folder):
     """Catches: the limit compared with the number of images, or with the training set alone."""
     total = 8 * 3 * 6 * 8
-    assert isinstance(load_images(folder, in_memory=total).train.images, np.ndarray)
-    lazy = load_images(folder, in_memory=total - 1)
-    assert not any(isinstance(split.images, np.ndarray) for split in lazy[:2])
-    assert isinstance(load_images(folder, size=3, in_memory=total // 4).test.images, np.ndarray)
+    assert isinstance(load(folder, in_memory=total).train.images, np.ndarray)
+    lazy = load(folder, in_memory=total - 1)
+    assert not any(isinstance(split.images, np.ndarray) for split in lazy)
+    assert isinstance(load(folder, size=3, in_memory=total // 4).test.images, np.ndarray)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_leave_random_state_and_no_process_behind(folder, workers):
     """Catches: workers' seeds drawn from the global state, which would make a run depend on their
     number; workers that outlive a loop that was left; an endless order read to its end."""
-    files = load_images(folder, in_memory=0).train.images
+    files = load(folder, in_memory=0).train.images
     state = torch.get_rng_state()
-    for count, batch in enumerate(batches(files, itertools.repeat(np.array([3, 1])), workers)):
+    endless = itertools.repeat(np.array([3, 1]))
+    for count, (_, batch) in enumerate(batches(files, endless, workers)):
         assert batch.shape == (2, 3, 6, 8)
         if count == 5:
             break
@@ -547,7 +572,7 @@ def test_batches_leave_random_state_and_no_process_behind(folder, workers):
 def test_order_is_read_little_ahead(folder):
     """Catches: a prefetch without bound, or an order read twice."""
     read = []
-    files = load_images(folder, in_memory=0).train.images
+    files = load(folder, in_memory=0).train.images
     feed = batches(files, (read.append(i) or np.array([i % 6]) for i in range(100)), 2)
     next(feed)
     assert read == list(range(len(read)))
@@ -582,7 +607,7 @@ def test_error_that_is_no_data_error(folder):
 def test_what_counts_as_an_image(folder):
     """Catches: suffixes in capitals, ImageNet's JPEG or nested folders not seen; stray or hidden
     files decoded; links not followed."""
-    before = load_images(folder, size=3)
+    before = load(folder, size=3)
     for place in (folder, folder / "train", folder / "train" / "cat", folder / "test" / "dog"):
         for name in (".DS_Store", "README.md", "Thumbs.db", "._0.png"):
             (place / name).write_text("stray")
@@ -590,7 +615,7 @@ def test_what_counts_as_an_image(folder):
     write(folder / "train" / "cat" / ".thumbnails" / "0.png", noise(1)[0])
     (folder / "train" / "cat" / "deeper").mkdir()
     (folder / "train" / "cat" / "deeper" / "notes.txt").write_text("stray")
-    same(load_images(folder, size=3), before)
+    same(load(folder, size=3), before)
 
     more = noise(4, 9, 9)
     write(folder / "train" / "cat" / "4.JPEG", more[0], "JPEG")
@@ -599,7 +624,7 @@ def test_what_counts_as_an_image(folder):
     (folder / "train" / "dog" / "6.bmp").symlink_to(folder / "elsewhere" / "6.bmp")
     (folder / "train" / "elsewhere").symlink_to(folder / "elsewhere")
     (folder / "test" / "elsewhere").symlink_to(folder / "elsewhere")
-    found = load_images(folder, size=3)
+    found = load(folder, size=3)
     assert found.classes == ["cat", "dog", "elsewhere"]
     assert np.bincount(found.train.labels).tolist() == [5, 4, 1]
     exact = more[2].reshape(3, 3, 3, 3, 3).mean((2, 4))
@@ -615,18 +640,18 @@ def test_other_modes_become_rgb(folder, mode):
     picture.save(folder / "train" / "cat" / "0.png", kind)
     with Image.open(folder / "train" / "cat" / "0.png") as stored:
         wanted = np.asarray(stored.convert("RGB")).transpose(2, 0, 1)
-    np.testing.assert_array_equal(load_images(folder).train.images[0], wanted)
+    np.testing.assert_array_equal(load(folder).train.images[0], wanted)
     exact = wanted[:, :, 1:7].reshape(3, 3, 2, 3, 2).mean((2, 4))
-    assert np.abs(load_images(folder, size=3).train.images[0] - exact).max() <= 0.5
+    assert np.abs(load(folder, size=3).train.images[0] - exact).max() <= 0.5
 
 
 def test_val_in_place_of_test(folder):
     """Catches: val not looked for; ImageNet's test folder, which has no classes, preferred."""
-    found = load_images(folder)
+    found = load(folder)
     (folder / "test").rename(folder / "val")
-    np.testing.assert_array_equal(load_images(folder).test.images, found.test.images)
+    np.testing.assert_array_equal(load(folder).test.images, found.test.images)
     write(folder / "test" / "ILSVRC2012_test_00000001.JPEG", noise(1)[0], "JPEG")
-    np.testing.assert_array_equal(load_images(folder).test.images, found.test.images)
+    np.testing.assert_array_equal(load(folder).test.images, found.test.images)
 
 
 @pytest.mark.parametrize("in_memory", [0, 2**31])
@@ -637,15 +662,15 @@ def test_tenth_set_aside(folder, in_memory):
     pictures = noise(30, 6, 8, seed=1)
     for i in range(14):
         write(folder / "train" / "cat" / f"x{i:02}.png", pictures[i])
-    whole = load_images(folder, in_memory=in_memory)
+    whole = load(folder, in_memory=in_memory)
     assert whole.name == "folder pets (a tenth of train set aside as test)"
     assert (len(whole.train.labels), len(whole.test.labels)) == (18, 2)
-    found = [image.tobytes() for split in whole[:2] for image in split.images[:]]
-    labels = [label for split in whole[:2] for label in split.labels]
+    found = [image.tobytes() for split in whole for image in split.images[:]]
+    labels = [label for split in whole for label in split.labels]
     wanted = {picture.tobytes(): 0 for picture in [*noise(8, 6, 8)[:3], *pictures[:14]]}
     wanted |= {picture.tobytes(): 1 for picture in noise(8, 6, 8)[4:7]}
     assert dict(zip(found, labels, strict=True)) == wanted
-    same(load_images(folder, in_memory=in_memory), whole)
+    same(load(folder, in_memory=in_memory), whole)
     if in_memory == 0:
         paths = [
             (path, label)
@@ -661,13 +686,13 @@ def test_tenth_set_aside(folder, in_memory):
 
 def test_hold_out_keeps_files_lazy(folder, monkeypatch):
     """Catches: data.hold_out decoding every image, or turning the split into another type."""
-    split = load_images(folder, in_memory=0).train
-    wanted = data.hold_out(load_images(folder).train, 2, seed=3)
+    split = load(folder, in_memory=0).train
+    wanted = data.hold_out(load(folder).train, 2, seed=3)
     with monkeypatch.context() as patch:
         patch.setattr(image_files.Files, "__getitem__", lambda self, index: pytest.fail("decoded"))
         found = data.hold_out(split, 2, seed=3)
     for mine, theirs in zip(found, wanted, strict=True):
-        assert type(mine) is images.ImageSplit
+        assert type(mine) is data.Split
         np.testing.assert_array_equal(mine.images[:], theirs.images)
         np.testing.assert_array_equal(mine.labels, theirs.labels)
 
@@ -677,7 +702,7 @@ def test_sha256_of_files(folder, tmp_path):
     or on which side a file is."""
 
     def now(root=folder):
-        return load_images(root, in_memory=0, size=3).sha256
+        return load(root, in_memory=0, size=3).sha256
 
     before = now()
     assert before == now()
@@ -701,14 +726,14 @@ def test_sha256_of_files(folder, tmp_path):
 def test_home_and_relative_paths(folder, monkeypatch):
     """Catches: ~ not expanded, "." named nothing."""
     monkeypatch.setenv("HOME", str(folder.parent))
-    assert load_images("~/pets").name == "folder pets"
+    assert load("~/pets").name == "folder pets"
     monkeypatch.chdir(folder)
-    assert load_images(".").name == "folder pets"
+    assert load(".").name == "folder pets"
 
 
 # What is wrong → how to make it so from a good folder, words of the message.
 BAD_FOLDERS = {
-    "missing": (shutil.rmtree, "nothing there", "'digits', 'cifar10' or a folder"),
+    "missing": (shutil.rmtree, "nothing there", "'digits', 'mnist', 'cifar10' or a folder"),
     "no train": (lambda root: (root / "train").rename(root / "training"), "train/<class>/*.jpg"),
     "empty train": (
         lambda root: shutil.rmtree(root / "train") or (root / "train").mkdir(),
@@ -776,7 +801,7 @@ def test_bad_folder(case, in_memory, folder):
 def test_unknown_name(source, monkeypatch, tmp_path):
     """Catches: a misspelt name ending in an error that does not list the names."""
     monkeypatch.chdir(tmp_path)
-    refusal(source, "'digits', 'cifar10' or a folder", source=source)
+    refusal(source, "'digits', 'mnist', 'cifar10' or a folder", source=source)
 
 
 def test_a_file_for_a_folder(folder):
@@ -802,7 +827,7 @@ def test_unequal_sizes(names, in_memory, folder):
         write(folder / name, noise(1, 5, 9)[0])
     path = folder / names[0]
     refusal(path, "found 9×5", "expected 8×6", "--image-size", source=folder, in_memory=in_memory)
-    assert load_images(folder, size=3, in_memory=in_memory).train.images.shape == (6, 3, 3, 3)
+    assert load(folder, size=3, in_memory=in_memory).train.images.shape == (6, 3, 3, 3)
 
 
 def cut(kind):
@@ -831,9 +856,9 @@ def test_bad_image(case, workers, folder, monkeypatch):
     path = folder / "train" / "dog" / "1.png"
     path.write_bytes(BAD_IMAGES[case]())
     refusal(path, "decoded", "replace or remove it", source=folder, size=3, workers=workers)
-    files = load_images(folder, size=3, in_memory=0).train.images
+    files = load(folder, size=3, in_memory=0).train.images
     feed = batches(files, [np.array([0, 1]), np.array([4])], workers)
-    assert next(feed).shape == (2, 3, 3, 3)
+    assert next(feed)[1].shape == (2, 3, 3, 3)
     with pytest.raises(data.DataError) as caught:
         next(feed)
     clear(caught.value, path)
@@ -854,9 +879,4 @@ def test_too_little_memory_is_no_damaged_image(folder, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "convert", refuse)
     with pytest.raises(MemoryError):
-        load_images(folder)
-
-
-def test_data_load_names_the_way_here():
-    with pytest.raises(ValueError, match=re.escape("bn_helpers.images.load_images")):
-        data.load("cifar10")
+        load(folder)

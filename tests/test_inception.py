@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bn_helpers import engine, images, records
+from bn_helpers import data, records
+from bn_helpers.training import run
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 import inception  # noqa: E402
+import runner  # noqa: E402
 
 GIVEN = os.environ.get("BN_HELPERS_DATA")
 SCALE = inception.SCALES["cpu"]
@@ -47,7 +49,7 @@ def test_each_change_is_switched_alone():
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     """Digits, six narrow networks of nine steps, in a folder of the test's own."""
-    digits = images.load_images("digits")
+    digits = data.load("digits", dtype="uint8")
     monkeypatch.setattr(inception, "RUNS", tmp_path)
     monkeypatch.setattr(inception, "_images", digits)
     monkeypatch.setattr(inception, "SEEDS", range(1))
@@ -61,16 +63,21 @@ def tiny(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_a_record_waits_for_its_last_network(tiny, tmp_path):
     """Catches a record of what happens to be there, and a result that is not found again."""
-    jobs = inception.networks("ensemble", inception.SCALES["cpu"])
-    assert inception.work(jobs[0][1], "cpu", True, deadline=1e-9) is None  # the time is up
-    for _, settings in jobs:
+    jobs = [
+        inception.job_of(settings, tiny.sha256)
+        for _, settings in inception.networks("ensemble", inception.SCALES["cpu"])
+    ]
+    for job in jobs:
         assert inception.write("ensemble", "cpu", tiny, "cpu") is None
-        inception.work(settings, "cpu", True, deadline=None)
+        folder = runner.folder_of(job, tmp_path)
+        folder.mkdir()
+        result = inception.work(*job.arguments, folder, lambda step: False)
+        (folder / "result.json").write_text(json.dumps(result))
     assert inception.write("ensemble", "cpu", tiny, "cpu").name == "inception_ensemble.json"
     (together,) = (
         row for row in records.read("inception_ensemble", tmp_path)["results"] if "of each" in row
     )
-    alone = [1 - inception.finished(settings, tiny.sha256)["test_accuracy"] for _, settings in jobs]
+    alone = [1 - runner.result_of(job, tmp_path)["test_accuracy"] for job in jobs]
     # Probabilities are kept in half precision: a tie may fall the other way.
     assert np.allclose([top for top, _ in together["of each"]], alone, atol=0.01)
     assert len(together["networks"]) == 6
@@ -79,8 +86,8 @@ def test_a_record_waits_for_its_last_network(tiny, tmp_path):
 class Pool:
     """In place of the pool of processes: does its work at once, here."""
 
-    def __init__(self, workers, context, initializer, arguments):
-        initializer(*arguments)
+    def __init__(self, workers, context, initializer, initargs):
+        initializer(*initargs)
 
     def __enter__(self):
         return self
@@ -97,14 +104,14 @@ class Pool:
 @pytest.mark.slow
 def test_a_command_that_is_stopped_goes_on_to_the_same_record(tiny, tmp_path, monkeypatch, capsys):
     """Before the first network, within the second, then not at all."""
-    monkeypatch.setattr(inception, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", Pool)
     arguments = ["inception.py", "figures", "--data", "digits", "--device", "cpu"]
-    real, trained = engine.train, []
+    real, trained = run.train, []
 
     def train(settings, *rest, **options):
         trained.append(settings)
         if len(trained) == 2:
-            options["deadline"] = 0.0  # since long: it stops after a step
+            options["stop"] = lambda step: True  # after its first step
         return real(settings, *rest, **options)
 
     def results(*more):
@@ -115,7 +122,7 @@ def test_a_command_that_is_stopped_goes_on_to_the_same_record(tiny, tmp_path, mo
         return records.read("inception_figures", tmp_path)["results"]
 
     assert results("--minutes", "1e-9") is None
-    monkeypatch.setattr(engine, "train", train)
+    monkeypatch.setattr(run, "train", train)
     assert results() is None
     (left,) = tmp_path.glob("*/checkpoint.pt")
     stopped = results()
@@ -136,7 +143,7 @@ def test_the_mean_of_probabilities_decides(monkeypatch, tiny):
     monkeypatch.setattr(inception.torch, "load", lambda *_, **__: next(files))
     jobs = inception.networks("ensemble", SCALE)[:2]
     settings = [s for _, s in jobs]
-    (row,) = inception.ensembles(jobs, settings, tiny._replace(test=split))
+    (row,) = inception.ensembles(jobs, settings, replace(tiny, test=split))
     assert row["of each"] == [[0.5, 0.0], [0.5, 0.0]]
     assert row["top-1 and top-2 error"] == [0.0, 0.0]
 
@@ -145,24 +152,15 @@ def test_the_mean_of_probabilities_decides(monkeypatch, tiny):
 @pytest.mark.parametrize("recipe", ["inception", "bn-x5"])
 @pytest.mark.slow
 def test_the_first_steps_of_a_record_come_out_again(recipe):
-    """Catches an edit of models, recipes, augmentation or engine that the records do not have."""
+    """Catches an edit of models, recipes, augmentation or run that the records do not have."""
     record = records.read("inception_figures")
-    cifar = images.load_images("cifar10", size=SCALE["size"])
+    cifar = data.load("cifar10", dtype="uint8", size=SCALE["size"])
     assert record["data"] == {cifar.name: cifar.sha256}
     _, settings = next(
         job for job in inception.networks("figures", SCALE) if job[0]["recipe"] == recipe
     )
     stored = next(r for r in record["results"] if r["recipe"] == recipe and r["seed"] == 0)
-    looks = []
-
-    class Bar:
-        def update(self):
-            pass
-
-        def write(self, text):
-            looks.append(text)
-
-    again = engine.train(settings, cifar, progress=Bar(), stop=lambda: len(looks) == 1)
+    again = run.train(settings, cifar, stop=lambda step: step == settings.every)
     step, loss, accuracy = again.curve[0]
     assert step == stored["curve"][0][0]
     # Another processor rounds otherwise; 150 steps carry that to some 1e-3.

@@ -22,10 +22,11 @@ import torch
 from PIL import Image
 from runs import assert_same, checkpoint, command, row
 
-from bn_helpers import engine, training
+import bn_helpers
+from bn_helpers.training import command_line
 
 pytestmark = pytest.mark.slow
-ROOT = Path(training.__file__).resolve().parent.parent
+ROOT = Path(bn_helpers.__file__).resolve().parent.parent
 OFTEN = ("--quiet", "--every", 20, "--save-every", 1, "--resume")
 MOMENTS = ("while it writes", "before it renames", "after it renamed")
 PATIENCE = 400  # seconds until a test gives up
@@ -61,15 +62,15 @@ def in_a_process(arguments, environment, moment=None, number=0):
 
     os.environ.update(environment)
     if moment:
-        engine.torch.save, engine.os.replace = save, replace
-    sys.exit(training.main(arguments))
+        torch.save, os.replace = save, replace
+    sys.exit(command_line.main(arguments))
 
 
 @pytest.fixture(scope="module")
 def started():
     """Starts a process that has imported everything; it is a real one, and can be killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bn_helpers.training", "torch._dynamo", __name__])
+    context.set_forkserver_preload(["bn_helpers.training.command_line", "torch._dynamo", __name__])
     processes = []
 
     def start(arguments, environment=(), **death):
@@ -106,7 +107,7 @@ def arguments(folder, out, *changes, steps=100, **recipe):
 def whole(folder, tmp_path_factory):
     """Where the run lies that nothing stopped."""
     out = tmp_path_factory.mktemp("whole")
-    assert training.main(arguments(folder, out)) == 0
+    assert command_line.main(arguments(folder, out)) == 0
     return out
 
 
@@ -174,7 +175,7 @@ def test_the_command_itself_can_be_killed(folder, whole, tmp_path):
         process.kill()
     assert process.wait(PATIENCE) == -signal.SIGKILL
     assert 0 < checkpoint(tmp_path)["step"] < 100
-    assert training.main(command) == 0
+    assert command_line.main(command) == 0
     assert_same(tmp_path, whole)
 
 
@@ -208,7 +209,7 @@ def test_two_processes_with_common_statistics_are_as_good_as_one(two, folder, tm
     changes = {"recipe": "bn-x5", "steps": 6}
     processes = two(arguments(folder, tmp_path / "two", *common, "--sync-bn", **changes))
     assert [exit_code(process) for process in processes] == [0, 0]
-    assert training.main(arguments(folder, tmp_path / "one", *common, **changes)) == 0
+    assert command_line.main(arguments(folder, tmp_path / "one", *common, **changes)) == 0
     for ours, theirs in zip(*(row(tmp_path / n)["curve"] for n in ("one", "two")), strict=True):
         assert ours == pytest.approx(theirs, abs=2e-5)
     one, both = (checkpoint(tmp_path / name) for name in ("one", "two"))
@@ -254,7 +255,7 @@ def test_the_loss_of_one_of_two_processes_costs_nothing(two, folder, tmp_path):
     wait_until((again / "checkpoint.pt").exists, first.is_alive)
     second.kill()
     assert exit_code(second) == -signal.SIGKILL
-    assert exit_code(first) == training.LOST == 5
+    assert exit_code(first) == command_line.LOST == 5
     assert 0 < checkpoint(again)["step"] < 100
     assert [exit_code(process) for process in two(arguments(folder, again))] == [0, 0]
     assert_same(again, whole)

@@ -18,7 +18,7 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bn_helpers import layers, reference
+from bn_helpers import layers, memory, reference
 from bn_helpers.layers import BatchNorm
 
 ORACLE = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
@@ -74,11 +74,11 @@ def pair(shape, dtype=torch.float64, seed=0, **options):
 
 @contextlib.contextmanager
 def tile_size(values):
-    kept, layers._TILE = layers._TILE, values
+    kept, memory.TILE = memory.TILE, values
     try:
         yield
     finally:
-        layers._TILE = kept
+        memory.TILE = kept
 
 
 def assert_same_state(ours, theirs, **tolerance):
@@ -173,7 +173,7 @@ def test_meta_device_and_reset():
     momentum=MOMENTA,
     options=st.sampled_from([{}, {"bias": False}, {"affine": False}]),
     track=st.booleans(),
-    tile=st.sampled_from([1, 7, 30, layers._TILE]),
+    tile=st.sampled_from([1, 7, 30, memory.TILE]),
 )
 @settings(max_examples=300, deadline=None)
 def test_equals_pytorch(shape, seed, layout, dy_layout, training, momentum, options, track, tile):
@@ -248,7 +248,7 @@ def test_tiles_of_their_real_size():
     for layout in ("contiguous", "channels_last"):
         ours, theirs = pair((3, 8, 128, 128))
         x, dy = normal((3, 8, 128, 128), 0, layout), normal((3, 8, 128, 128), 1)
-        assert x.numel() > layers._TILE
+        assert x.numel() > memory.TILE
         for got, expected in zip(run(ours, x, dy), run(theirs, x, dy), strict=True):
             torch.testing.assert_close(got, expected, **EXACT)
         assert_same_state(ours, theirs, **EXACT)
@@ -414,7 +414,7 @@ def test_mixed_dtypes_work_where_pytorchs_do(dtype, parameters, training, affine
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("float32_parameters", [True, False])
 @pytest.mark.parametrize("shape", [(32, 3), (4, 3, 5, 5)])
-@pytest.mark.parametrize("tile", [16, layers._TILE])
+@pytest.mark.parametrize("tile", [16, memory.TILE])
 def test_half_precision_is_computed_in_float32(dtype, float32_parameters, shape, tile):
     # caught: statistics, x_hat or sums rounded to the half type on the way
     parameters = torch.float32 if float32_parameters else dtype
@@ -445,7 +445,7 @@ def test_float16_sums_do_not_overflow():
 
 @pytest.mark.parametrize("mean", [0.0, 1e4])
 @pytest.mark.parametrize("shape", [(256, 4), (16, 4, 12, 12)])
-@pytest.mark.parametrize("tile", [2000, layers._TILE])
+@pytest.mark.parametrize("tile", [2000, memory.TILE])
 def test_a_large_mean_costs_no_more_digits_than_in_pytorch(mean, shape, tile):
     # caught: E[x²] − E[x]²; a variance around anything but the mean. Half a digit is left to the
     # mean's own rounding: its last bit is 1e-3 here.
@@ -480,7 +480,7 @@ def test_autocast_changes_nothing(training):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("shape", [(9, 3), (4, 3, 2, 2)])
-@pytest.mark.parametrize("tile", [6, layers._TILE])
+@pytest.mark.parametrize("tile", [6, memory.TILE])
 def test_nan_and_infinity_pass_through_as_in_pytorch(bad, shape, tile):
     # caught: lerp_ for the running mean; nan_to_num; a bad channel that spoils its neighbours
     ours, theirs = pair(shape)

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bn_helpers import engine, images, models
-from bn_helpers.recipes import ENSEMBLE, RECIPES
+from bn_helpers import data, models
+from bn_helpers.training.recipes import ENSEMBLE, RECIPES, Settings
+from bn_helpers.training.run import build
 
 #: Figure 5: 1×1; 3×3 reduce, 3×3; double 3×3 reduce, double 3×3; pool, projection; H = W after the
 #: module, output channels as printed.
@@ -275,10 +276,10 @@ def test_what_there_is_not_is_refused(call, message):
 @pytest.mark.parametrize("name", [*RECIPES, *ENSEMBLE])
 def test_each_recipe_builds_the_network_that_it_describes(name):
     recipe = RECIPES.get(name) or replace(RECIPES["bn-x30"], **ENSEMBLE[name])
-    digits = images.ImageSet(
-        images.ImageSplit(torch.empty(1, 1, 8, 8), None), None, list("0123456789"), "", ""
+    digits = data.Dataset(
+        data.Split(torch.empty(1, 1, 8, 8), None), None, list("0123456789"), "", ""
     )
-    model = engine.build(engine.Settings(recipe, 1, width=0.5), digits, 8)
+    model = build(Settings(recipe, 1, width=0.5), digits, 8)
     assert model(torch.randn(3, 1, 8, 8, generator=generator())).shape == (3, 10)
     kinds = {type(module) for module in model.modules()}
     assert (nn.BatchNorm2d in kinds) == recipe.bn
@@ -287,6 +288,6 @@ def test_each_recipe_builds_the_network_that_it_describes(name):
     assert (nn.LocalResponseNorm in kinds) == recipe.lrn
     assert model.dropout.p == recipe.dropout
     plain = replace(recipe, gain=1.0)
-    other = engine.build(engine.Settings(plain, 1, width=0.5), digits, 8)
+    other = build(Settings(plain, 1, width=0.5), digits, 8)
     first, its = (next(m.parameters()) for m in (model, other))
     torch.testing.assert_close(first, recipe.gain * its)

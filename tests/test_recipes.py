@@ -4,8 +4,8 @@ from statistics import mean
 
 import pytest
 
-from bn_helpers import engine, records
-from bn_helpers.recipes import BASE_LR, CHANGES, ENSEMBLE, RECIPES
+from bn_helpers import records
+from bn_helpers.training.recipes import BASE_LR, CHANGES, ENSEMBLE, RECIPES, Settings
 
 
 def without_words(recipe):
@@ -64,7 +64,7 @@ def test_the_ensemble_is_six_different_networks():
 def test_the_learning_rate_halves_as_often_as_it_says(name):
     """Catches a decay to the base's rate, one step too many, and --lr as a factor."""
     recipe = RECIPES[name]
-    settings = engine.Settings(recipe, 1000)
+    settings = Settings(recipe, 1000)
     first = recipe.faster * BASE_LR[recipe.model]
     assert settings.lr_at(0) == first
     assert settings.lr_at(1000) == pytest.approx(first / 2**recipe.halvings)

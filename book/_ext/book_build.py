@@ -1,10 +1,14 @@
 """What the book's build adds to Jupyter Book."""
 
 import json
+from pathlib import Path
 from textwrap import fill
+
+from sphinx.pycode import ModuleAnalyzer
 
 from bn_helpers.records import MEASURED
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 LINE = 84  # characters of an output that a page of usual width shows without scrolling
 
 
@@ -31,9 +35,13 @@ def drop_repeated_scripts(app, pagename, templatename, context, doctree):
     context["script_files"] = [s for s in context.get("script_files", []) if first(s)]
 
 
-def skip_tuple_fields(app, what, name, member, skip, options):
-    """The class's own docstring says what the fields of a NamedTuple are."""
-    return True if type(member).__name__ == "_tuplegetter" else None
+def source_of_module(app, module):
+    """A module's text and where its names stand, without importing it: torch may be missing."""
+    place = ROOT.joinpath(*module.split("."))
+    file = place.with_suffix(".py") if not place.is_dir() else place / "__init__.py"
+    analyzer = ModuleAnalyzer.for_file(str(file), module)
+    analyzer.find_tags()
+    return analyzer.code, analyzer.tags
 
 
 def measured_as_text(app, docname, source):
@@ -59,5 +67,5 @@ def setup(app):
     app.connect("source-read", measured_as_text)
     app.connect("config-inited", buttons_need_an_address, priority=900)
     app.connect("html-page-context", drop_repeated_scripts, priority=900)
-    app.connect("autodoc-skip-member", skip_tuple_fields)
+    app.connect("viewcode-find-source", source_of_module)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

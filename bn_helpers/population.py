@@ -48,7 +48,7 @@ def moving_average(means, variances, m, momentum=0.1, *, start=(0.0, 1.0)):
         variance.
     """
     means, variances = _batches(means, variances)
-    factor = _bessel(m, means)
+    factor = bessel(m, means)
     if momentum is not None and not 0 <= momentum <= 1:
         raise ValueError(
             f"expected momentum in [0, 1] or None, got {momentum}; it is the weight of the new "
@@ -84,7 +84,7 @@ def algorithm2(means, variances, m):
         m below 2, no batch, shapes that differ, a negative variance.
     """
     means, variances = _batches(means, variances)
-    return Population(means.mean(axis=0), (_bessel(m, means) * variances).mean(axis=0))
+    return Population(means.mean(axis=0), (bessel(m, means) * variances).mean(axis=0))
 
 
 def pool(means, variances, counts):
@@ -114,69 +114,6 @@ def pool(means, variances, counts):
     mean = (weights * means).sum(axis=0)
     # Centred squares, not E[μ²] − E[μ]²: that cancels where the mean is large.
     return Population(mean, (weights * (variances + (means - mean) ** 2)).sum(axis=0))
-
-
-def from_keras(moving_mean, moving_variance, *, momentum=0.99, epsilon=1e-3, m=None, steps=None):
-    """Keras' statistics and settings as those of ``nn.BatchNorm*d``.
-
-    Keras' momentum is the share that is *kept*, and Keras 3 (like ``fused=False`` before it)
-    stores the average of the *biased* variances, where PyTorch stores unbiased ones. The fused
-    kernels of TensorFlow apply m/(m − 1) themselves: leave ``m`` out for their statistics.
-
-    Parameters
-    ----------
-    moving_mean, moving_variance : arrays of one shape.
-    momentum, epsilon : float in [0, 1] and float > 0, Keras' settings; its defaults.
-    m : int, values per statistic in each training batch; the variance becomes the one PyTorch
-        would have stored. None leaves it: predictions in eval mode are then Keras' own.
-    steps : int, training batches seen; the start value 1, of which momentum**steps is left in the
-        average, is not scaled by m/(m − 1). None if it is long forgotten. Used only with ``m``.
-
-    Returns
-    -------
-    dict with ``running_mean``, ``running_var`` (float64), ``momentum`` and ``eps``.
-
-    Raises
-    ------
-    ValueError
-        momentum outside [0, 1], epsilon ≤ 0, m below 2, steps below 0, shapes that
-        differ, a negative variance.
-    """
-    mean, var = _settings(moving_mean, moving_variance, momentum, epsilon, steps)
-    if m is not None:
-        left = 0.0 if steps is None else momentum**steps
-        var = left + _bessel(m, mean[None])[0] * (var - left)
-    return {"running_mean": mean, "running_var": var, "momentum": 1 - momentum, "eps": epsilon}
-
-
-def to_keras(running_mean, running_var, *, momentum=0.1, eps=1e-5, m=None, steps=None):
-    """The statistics and settings of ``nn.BatchNorm*d`` as Keras': undoes :func:`from_keras`.
-
-    Parameters
-    ----------
-    running_mean, running_var : arrays of one shape.
-    momentum, eps : float in [0, 1] and float > 0, PyTorch's settings; its defaults.
-    m, steps : as in :func:`from_keras`; None leaves the variance as it is.
-
-    Returns
-    -------
-    dict with ``moving_mean``, ``moving_variance`` (float64), ``momentum`` and ``epsilon``.
-
-    Raises
-    ------
-    ValueError
-        as :func:`from_keras`, and momentum None, which Keras does not have.
-    """
-    if momentum is None:
-        raise ValueError(
-            "expected momentum in [0, 1], got None; Keras has no cumulative average: "
-            "convert with the momentum that training is to go on with"
-        )
-    mean, var = _settings(running_mean, running_var, momentum, eps, steps)
-    if m is not None:
-        left = 0.0 if steps is None else (1 - momentum) ** steps
-        var = left + (var - left) / _bessel(m, mean[None])[0]
-    return {"moving_mean": mean, "moving_variance": var, "momentum": 1 - momentum, "epsilon": eps}
 
 
 def reestimate(model, images, batch_size, *, method="average", rng=None):
@@ -347,7 +284,7 @@ def _batches(means, variances):
             "expected means and variances of one shape (batches, ...) with at least one batch, "
             f"got {means.shape} and {variances.shape}"
         )
-    _refuse_negative(variances)
+    refuse_negative(variances)
     return means, variances
 
 
@@ -369,26 +306,14 @@ def _counts(name, counts, means, least):
     return np.broadcast_to(counts, means.shape[:1]).reshape(column).astype(float)
 
 
-def _bessel(m, means):
+def bessel(m, means):
+    """m/(m − 1), which makes biased variances unbiased, as a column beside ``means`` (T, ...)."""
     counts = _counts("m", m, means, least=2)
     return counts / (counts - 1)
 
 
-def _settings(mean, var, momentum, eps, steps):
-    mean, var = np.asarray(mean, dtype=float), np.asarray(var, dtype=float)
-    if mean.shape != var.shape:
-        raise ValueError(f"expected mean and variance of one shape, got {mean.shape}, {var.shape}")
-    _refuse_negative(var)
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"expected momentum in [0, 1], got {momentum}")
-    if not eps > 0:
-        raise ValueError(f"expected a positive epsilon, got {eps}; the defaults are 1e-3 and 1e-5")
-    if steps is not None and steps < 0:
-        raise ValueError(f"expected steps >= 0, got {steps}; pass the number of batches seen")
-    return mean, var
-
-
-def _refuse_negative(var):
+def refuse_negative(var):
+    """Raise ValueError for a variance below zero."""
     # NaN passes through, as everywhere in this package: it is not below zero.
     if np.any(var < 0):
         raise ValueError(f"expected variances >= 0, got {np.min(var)}; pass variances, not logs")

@@ -1,9 +1,13 @@
-"""Many small fully connected networks trained at once, on shared mini-batches.
+"""Many small networks trained at once: a thousand of them in the minute that a chapter has.
 
-M networks see the same examples, so the first layer of all of them is one matrix product, and the
-others are batched ones. Forward and backward are written out side by side; the update is plain SGD
-on the cross-entropy, as in the experiment of Ioffe & Szegedy (2015), §4.1, whose BN network takes
-Algorithm 1 in training and moving averages at test time.
+Two ways. :class:`Stack`, for fully connected networks on shared mini-batches, is the fastest: the
+first layer of all M networks is one matrix product, the others are batched ones, and forward and
+backward are written out side by side. It repeats the experiment of Ioffe & Szegedy (2015), §4.1,
+whose BN network takes Algorithm 1 in training and moving averages at test time. :func:`sgd` trains
+whatever PyTorch's autograd goes through: M networks side by side in one ``nn.Sequential``, whose
+features are each network's in turn, M·C of them. BN of M·C channels is that of each by itself.
+
+Both do plain SGD on each network's own mean cross-entropy.
 """
 
 from __future__ import annotations
@@ -13,7 +17,10 @@ from itertools import islice, pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 
+from bn_helpers.layers import BatchNorm
 from bn_helpers.training import minibatches
 
 CHUNK = 1000  # test images at once: 20 networks' activations stay within 10 MB
@@ -213,11 +220,92 @@ def forward(stack, images):
     return given, torch.baddbmm(stack.shift[-1], a, stack.weights[-1])
 
 
-def accuracy(stack, split):
-    """Share of ``split`` that each network classifies correctly, float array (M,)."""
-    right = np.zeros(len(stack))
-    for start in range(0, len(split.labels), CHUNK):
-        _, logits = forward(stack, split.images[start : start + CHUNK])
-        labels = torch.from_numpy(split.labels[start : start + CHUNK])
-        right += (logits.argmax(dim=2) == labels).sum(dim=1).numpy()
-    return right / len(split.labels)
+class Linear(nn.Module):
+    """M linear layers side by side: (N, in), (N, M·in) or (N, M, in) → (N, M·out).
+
+    ``weight`` is a tensor (M, in, out); the bias, if there is one, starts at 0.
+    """
+
+    def __init__(self, weight, bias=True):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        zeros = weight.new_zeros(weight.shape[0] * weight.shape[2])
+        self.bias = nn.Parameter(zeros) if bias else None
+
+    def forward(self, x):
+        each = x.reshape(len(x), -1, self.weight.shape[1]).transpose(0, 1)
+        y = (each @ self.weight).transpose(0, 1).flatten(1)
+        return y if self.bias is None else y + self.bias
+
+
+class Ghost(BatchNorm):
+    """BN that cuts a training batch into groups of ``size`` with statistics of their own.
+
+    The ghost batches of Hoffer et al. (2017); ``size`` None: one group.
+    """
+
+    def __init__(self, num_features, size=None):
+        super().__init__(num_features)
+        self.size = size
+
+    def forward(self, x):
+        parts = x.split(self.size) if self.training and self.size else [x]
+        return torch.cat([super(Ghost, self).forward(part) for part in parts])
+
+
+def sgd(model, images, labels, batches, lr, *, decay=0.0, grow=False):
+    """Train M networks side by side; yield each step's (losses, accuracies), arrays (M,).
+
+    Parameters
+    ----------
+    model : ``nn.Sequential`` that ends with :class:`Linear`; each of its parameters holds the first
+        network's numbers, then the second's, and so on.
+    images, labels : tensors (N, …), (N,).
+    batches : index arrays (m,), shared by all networks, or (m, M).
+    lr : float or M floats, the learning rates.
+    decay : float or M floats: each step multiplies the weights of all :class:`Linear` but the last
+        by 1 − lr·decay.
+    grow : whether to leave these weights alone instead, and let their learning rate grow by
+        (1 − lr·decay)⁻² a step, which with BN comes to the same.
+    """
+    weights = [layer.weight for layer in model if isinstance(layer, Linear)]
+    networks = len(weights[-1])
+    lr, decay = (
+        torch.as_tensor(v, dtype=torch.float64).broadcast_to(networks)[:, None] for v in (lr, decay)
+    )
+    parameters = [p for p in model.train().parameters() if p.requires_grad]
+    shrunk = [any(p is w for w in weights[:-1]) for p in parameters]
+    for t, index in enumerate(batches):
+        logits = model(images[index]).unflatten(1, (networks, -1))
+        target = labels[index].view(len(logits), -1).expand(-1, networks)
+        losses = F.cross_entropy(logits.transpose(1, 2), target, reduction="none").mean(dim=0)
+        gradients = torch.autograd.grad((lr[:, 0] * losses).sum(), parameters)
+        for p, gradient, decays in zip(parameters, gradients, shrunk, strict=True):
+            keep, step = 1 - lr * decay * decays, gradient.reshape(networks, -1)
+            rows = p.data.view(networks, -1)
+            if grow:
+                rows -= keep ** -(2 * t + 1) * step
+            else:
+                rows.mul_(keep).sub_(step)
+        yield losses.detach().numpy(), _shares(logits, target)
+
+
+def accuracy(networks, split):
+    """Share of ``split`` that each network classifies correctly, float array (M,).
+
+    ``networks`` is a :class:`Stack`, or a model as in :func:`sgd`, which stays in the mode it is
+    in. Such a model's images may also be (N, M, …) and labels (N, M): each network's own.
+    """
+    images, labels = (torch.as_tensor(part) for part in split)
+    with torch.no_grad():
+        if isinstance(networks, Stack):
+            parts = (forward(networks, part.numpy())[1] for part in images.split(CHUNK))
+            logits = torch.cat(list(parts), dim=1).transpose(0, 1)
+        else:
+            logits = networks(images).unflatten(1, (len(networks[-1].weight), -1))
+    return _shares(logits, labels.view(len(labels), -1))
+
+
+def _shares(logits, labels):
+    """Accuracies (M,) of logits (N, M, classes)."""
+    return (logits.argmax(dim=2) == labels).double().mean(dim=0).numpy()

@@ -1,4 +1,4 @@
-"""The recipes of section 4.2 in one place: what is trained, and how.
+"""The recipes of section 4.2 in one place: what is trained, and how; the settings of a run.
 
 Ioffe & Szegedy (2015) train Inception, BN-Baseline, which adds nothing but BN, and BN-x5, BN-x30
 and BN-x5-Sigmoid, which add the seven changes of section 4.2.1 too.
@@ -6,6 +6,7 @@ and BN-x5-Sigmoid, which add the seven changes of section 4.2.1 too.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 # Initial learning rate of plain Inception, by model: the paper's for its own network; for the
@@ -39,6 +40,56 @@ class Recipe:
     shuffle: bool = False  # False: the same examples share a mini-batch in every epoch
     distortion: float = 0.4  # largest relative change of brightness, contrast and saturation
     label_smoothing: float = 0.0
+
+
+class RunError(ValueError):
+    """A run that cannot be started or continued; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A recipe and what else determines a run's curve, to the bit on a CPU.
+
+    Raises RunError for numbers that no run can have.
+    """
+
+    recipe: Recipe
+    steps: int
+    seed: int = 0
+    lr: float | None = None  # initial; None: the recipe's
+    every: int = 100  # steps between evaluations on held-out images
+    size: int | None = None  # H = W of what the network sees; None: the images'
+    width: float = 1.0  # factor on the small and the plain network's widths
+    flip: bool = True
+    reading: str = "repaired"  # of Figure 5, for the paper's network
+    precision: str = "float32"  # or "bfloat16" (autocast)
+    compile: bool = False
+    sync_bn: bool = False  # statistics over all processes' batches
+    held_out: int = 5000  # training images for curves and choices, or a tenth if fewer
+    train_on: int | None = None  # so many training images only
+
+    def __post_init__(self):
+        size = 1 if self.size is None else self.size
+        counts = {"steps": self.steps, "every": self.every, "image size": size}
+        for name, count in (counts | {"batch size": self.recipe.batch_size}).items():
+            if count < 1:
+                raise RunError(f"expected {name} of at least 1, got {count}")
+        for name, number in (("learning rate", self.initial_lr), ("width", self.width)):
+            if not 0 < number < math.inf:
+                raise RunError(f"expected a finite {name} above 0, got {number}")
+        if not 0 <= self.seed < 2**32:
+            raise RunError(f"expected a seed from 0 to 2**32 - 1, got {self.seed}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise RunError(f"expected precision float32 or bfloat16, got {self.precision!r}")
+
+    @property
+    def initial_lr(self):
+        recipe = self.recipe
+        return recipe.faster * BASE_LR[recipe.model] if self.lr is None else self.lr
+
+    def lr_at(self, step):
+        """Learning rate of step 0, 1, …: halved ``halvings`` times in the course of the run."""
+        return self.initial_lr * 2 ** (-self.recipe.halvings * step / self.steps)
 
 
 # The seven changes of section 4.2.1: name → fields that differ from BN-Baseline.

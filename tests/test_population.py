@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from bn_helpers import layers, statistics
+from bn_helpers import layers, population
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -31,16 +31,16 @@ def test_pooling_equals_the_concatenation(seed, sizes, d):
     # caught: var of the means left out; equal weights for unequal batches; means weighted equally
     batches, means, variances, counts = batches_of(np.random.default_rng(seed), sizes, d)
     whole = np.concatenate(batches)
-    population = statistics.pool(means, variances, counts)
-    np.testing.assert_allclose(population.mean, whole.mean(axis=0), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(population.var, whole.var(axis=0), rtol=1e-12, atol=1e-12)
+    found = population.pool(means, variances, counts)
+    np.testing.assert_allclose(found.mean, whole.mean(axis=0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found.var, whole.var(axis=0), rtol=1e-12, atol=1e-12)
 
 
 def test_pooling_keeps_its_digits_at_a_large_mean():
     # caught: E[μ²] − E[μ]² instead of centred squares
     x = 1e8 + np.random.default_rng(0).normal(size=(50, 6))
-    population = statistics.pool(x.mean(axis=1), x.var(axis=1), 6)
-    assert population.var == pytest.approx(x.var(), rel=1e-6)
+    found = population.pool(x.mean(axis=1), x.var(axis=1), 6)
+    assert found.var == pytest.approx(x.var(), rel=1e-6)
 
 
 @given(
@@ -57,9 +57,9 @@ def test_moving_average_equals_pytorchs_buffers(seed, sizes, d, momentum):
     bn = nn.BatchNorm1d(d, momentum=momentum, dtype=torch.float64)
     for batch in batches:
         bn(torch.from_numpy(batch))
-    population = statistics.moving_average(means, variances, counts, momentum)
-    np.testing.assert_allclose(population.mean, bn.running_mean, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(population.var, bn.running_var, rtol=1e-10, atol=1e-12)
+    found = population.moving_average(means, variances, counts, momentum)
+    np.testing.assert_allclose(found.mean, bn.running_mean, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found.var, bn.running_var, rtol=1e-10, atol=1e-12)
 
 
 @given(seed=SEEDS, t=st.integers(1, 6), m=st.integers(2, 9))
@@ -67,8 +67,8 @@ def test_moving_average_equals_pytorchs_buffers(seed, sizes, d, momentum):
 def test_algorithm2_is_the_cumulative_average_and_the_mean_of_unbiased_variances(seed, t, m):
     # caught: m − 1 for m; the circulating Σσ²_B/(n_B − 1)
     batches, means, variances, _ = batches_of(np.random.default_rng(seed), [m] * t, 3)
-    ours = statistics.algorithm2(means, variances, m)
-    cumulative = statistics.moving_average(means, variances, m, momentum=None)
+    ours = population.algorithm2(means, variances, m)
+    cumulative = population.moving_average(means, variances, m, momentum=None)
     unbiased = np.mean([b.var(axis=0, ddof=1) for b in batches], axis=0)
     np.testing.assert_allclose(ours.var, unbiased, rtol=1e-12)
     np.testing.assert_allclose(ours.var, cumulative.var, rtol=1e-12)
@@ -78,76 +78,34 @@ def test_algorithm2_is_the_cumulative_average_and_the_mean_of_unbiased_variances
 def test_algorithm2_is_unbiased():
     # m = 2 doubles: without the factor this would be 0.5
     x = np.random.default_rng(0).normal(size=(100_000, 2))
-    assert statistics.algorithm2(x.mean(axis=1), x.var(axis=1), 2).var == pytest.approx(1, abs=0.02)
+    assert population.algorithm2(x.mean(axis=1), x.var(axis=1), 2).var == pytest.approx(1, abs=0.02)
 
 
 def test_nan_passes_through_to_its_own_feature_only():
     means, variances = np.zeros((3, 2)), np.ones((3, 2))
     means[1, 0] = variances[1, 0] = np.nan
-    for population in (
-        statistics.moving_average(means, variances, 4),
-        statistics.algorithm2(means, variances, 4),
-        statistics.pool(means, variances, 4),
+    for found in (
+        population.moving_average(means, variances, 4),
+        population.algorithm2(means, variances, 4),
+        population.pool(means, variances, 4),
     ):
-        assert np.isnan(population.mean[0])
-        assert np.isfinite(population.mean[1])
-        assert np.isnan(population.var[0])
-        assert np.isfinite(population.var[1])
-
-
-def keras_layer(batches, momentum, epsilon):
-    """Keras 3's update, line for line: moving = moving·momentum + batch·(1 − momentum)."""
-    mean, var = np.zeros(batches[0].shape[1]), np.ones(batches[0].shape[1])
-    for x in batches:
-        mean = mean * momentum + x.mean(axis=0) * (1 - momentum)
-        var = var * momentum + x.var(axis=0) * (1 - momentum)
-    return mean, var
-
-
-@given(seed=SEEDS, t=st.integers(0, 5), m=st.integers(2, 6), momentum=st.floats(0, 1))
-@settings(max_examples=40, deadline=None)
-def test_keras_statistics_become_pytorchs_and_come_back(seed, t, m, momentum):
-    # caught: momentum not turned round; start value scaled too; factor inverted
-    batches = batches_of(np.random.default_rng(seed), [m] * t, 3)[0] if t else []
-    mean, var = keras_layer(batches, momentum, 1e-3) if t else (np.zeros(3), np.ones(3))
-    bn = nn.BatchNorm1d(3, momentum=1 - momentum, dtype=torch.float64)
-    for batch in batches:
-        bn(torch.from_numpy(batch))
-    converted = statistics.from_keras(mean, var, momentum=momentum, m=m, steps=t)
-    assert converted["momentum"] == 1 - momentum
-    assert converted["eps"] == 1e-3
-    np.testing.assert_allclose(converted["running_mean"], bn.running_mean, atol=1e-10)
-    np.testing.assert_allclose(converted["running_var"], bn.running_var, rtol=1e-9, atol=1e-10)
-    back = statistics.to_keras(**converted, m=m, steps=t)
-    assert back["epsilon"] == 1e-3
-    assert back["momentum"] == pytest.approx(momentum)
-    np.testing.assert_allclose(back["moving_variance"], var, rtol=1e-9, atol=1e-10)
-
-
-def test_without_m_the_statistics_stay_and_predictions_are_keras_own():
-    converted = statistics.from_keras([0.5], [2.0])
-    assert converted["running_var"] == 2.0
-    assert converted["momentum"] == pytest.approx(0.01)
-    assert statistics.to_keras([0.5], [2.0])["momentum"] == pytest.approx(0.9)
+        assert np.isnan(found.mean[0])
+        assert np.isfinite(found.mean[1])
+        assert np.isnan(found.var[0])
+        assert np.isfinite(found.var[1])
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: statistics.algorithm2([[0.0]], [[1.0]], 1), "m of at least 2, got 1"),
-        (lambda: statistics.algorithm2([[0.0]], [[1.0]], 2.5), "whole number.*got 2.5"),
-        (lambda: statistics.algorithm2([[0.0]], [[1.0]], [2, 2]), r"1 of them.*got \[2, 2\]"),
-        (lambda: statistics.algorithm2([[0.0]], [[-1.0]], 2), "variances >= 0, got -1.0"),
-        (lambda: statistics.algorithm2(np.zeros((0, 2)), np.zeros((0, 2)), 2), "at least one"),
-        (lambda: statistics.algorithm2([[0.0]], [1.0], 2), r"one shape.*\(1, 1\) and \(1,\)"),
-        (lambda: statistics.pool([[0.0]], [[1.0]], 0), "counts of at least 1, got 0"),
-        (lambda: statistics.moving_average([0.0], [1.0], 2, 1.5), r"momentum in \[0, 1\].*1.5"),
-        (lambda: statistics.from_keras([0.0], [1.0], momentum=-1), r"momentum in \[0, 1\].*-1"),
-        (lambda: statistics.from_keras([0.0], [1.0], epsilon=0), "positive epsilon, got 0"),
-        (lambda: statistics.from_keras([0.0], [1.0], m=1), "m of at least 2, got 1"),
-        (lambda: statistics.from_keras([0.0], [1.0], m=2, steps=-1), "steps >= 0, got -1"),
-        (lambda: statistics.from_keras([0.0], [1.0, 2.0]), "one shape"),
-        (lambda: statistics.to_keras([0.0], [1.0], momentum=None), "no cumulative average"),
+        (lambda: population.algorithm2([[0.0]], [[1.0]], 1), "m of at least 2, got 1"),
+        (lambda: population.algorithm2([[0.0]], [[1.0]], 2.5), "whole number.*got 2.5"),
+        (lambda: population.algorithm2([[0.0]], [[1.0]], [2, 2]), r"1 of them.*got \[2, 2\]"),
+        (lambda: population.algorithm2([[0.0]], [[-1.0]], 2), "variances >= 0, got -1.0"),
+        (lambda: population.algorithm2(np.zeros((0, 2)), np.zeros((0, 2)), 2), "at least one"),
+        (lambda: population.algorithm2([[0.0]], [1.0], 2), r"one shape.*\(1, 1\) and \(1,\)"),
+        (lambda: population.pool([[0.0]], [[1.0]], 0), "counts of at least 1, got 0"),
+        (lambda: population.moving_average([0.0], [1.0], 2, 1.5), r"momentum in \[0, 1\].*1.5"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -207,7 +165,7 @@ def test_averaging_equals_pytorchs_update_bn(make, shuffled):
     if shuffled:
         rng = np.random.default_rng(3)
         order = torch.from_numpy(np.random.default_rng(3).permutation(20))
-    statistics.reestimate(model, images, 5, rng=rng)
+    population.reestimate(model, images, 5, rng=rng)
     twin[3].p = 0.0
     update_bn(images[order].split(5), twin)
     for name, value in buffers(model).items():
@@ -216,7 +174,7 @@ def test_averaging_equals_pytorchs_update_bn(make, shuffled):
 
 def test_pooling_the_first_layer_gives_the_variance_of_all_its_inputs(make):
     model, images = network(make), torch.from_numpy(pictures(20))
-    statistics.reestimate(model, images, 5, method="pooled")
+    population.reestimate(model, images, 5, method="pooled")
     inputs = model[0](images).detach().transpose(0, 1).flatten(1).numpy()
     np.testing.assert_allclose(model[1].running_mean, inputs.mean(axis=1), rtol=1e-12)
     np.testing.assert_allclose(model[1].running_var, inputs.var(axis=1), rtol=1e-12)
@@ -228,7 +186,7 @@ def test_layerwise_gives_each_layer_the_variance_it_meets_at_inference(make, bat
     # caught: layers in training mode; last incomplete batch dropped; order of layers reversed
     model, images = network(make), pictures()
     rng = None if rng is None else np.random.default_rng(rng)
-    statistics.reestimate(model, images, batch_size, method="layerwise", rng=rng)
+    population.reestimate(model, images, batch_size, method="layerwise", rng=rng)
     model.eval()
     x = torch.from_numpy(images)
     for layer in model:
@@ -246,7 +204,7 @@ def test_modes_momentum_weights_and_gradients_stay_as_they_were(make, method):
     model[1].eval()
     weights = [p.detach().clone() for p in model.parameters()]
     state = torch.random.get_rng_state()
-    statistics.reestimate(model, pictures(), 4, method=method)
+    population.reestimate(model, pictures(), 4, method=method)
     assert torch.equal(state, torch.random.get_rng_state())
     assert [m.training for m in model] == [True, False, *[True] * 7]
     assert (model[1].momentum, model[6].momentum) == (0.3, None)
@@ -279,7 +237,7 @@ def test_a_failed_pass_leaves_statistics_modes_and_momentum(make, method):
     model = nn.Sequential(*network(make), FailsAt(4 if method != "layerwise" else 9))
     before = buffers(model)
     with pytest.raises(RuntimeError, match="stopped"):
-        statistics.reestimate(model, pictures(), 4, method=method)
+        population.reestimate(model, pictures(), 4, method=method)
     after = buffers(model)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(module.training for module in model)
@@ -300,7 +258,7 @@ def test_layers_that_are_never_called_or_keep_no_statistics_are_left_alone(make,
 
     model = Model().double()
     model.unused.running_mean += 7
-    statistics.reestimate(model, np.random.default_rng(0).normal(3, 1, (8, 2)), 4, method=method)
+    population.reestimate(model, np.random.default_rng(0).normal(3, 1, (8, 2)), 4, method=method)
     assert model.unused.running_mean.tolist() == [7, 7]
     assert model.used.running_mean.mean() == pytest.approx(3, abs=1)
 
@@ -309,7 +267,7 @@ def test_layers_that_are_never_called_or_keep_no_statistics_are_left_alone(make,
 def test_half_precision_models_are_reestimated(make, method):
     model = nn.Sequential(make(1)(2)).bfloat16()
     x = torch.from_numpy(np.random.default_rng(0).normal(3, 2, (64, 2))).bfloat16()
-    statistics.reestimate(model, x, 8, method=method)
+    population.reestimate(model, x, 8, method=method)
     assert model[0].running_mean.dtype == torch.bfloat16
     assert model[0].running_var.float() == pytest.approx(x.double().var(dim=0).numpy(), rel=0.1)
 
@@ -324,16 +282,16 @@ def test_bad_input_to_reestimate_is_named_and_changes_nothing(make):
         ({"batch_size": 4, "method": "mean"}, "one of .*'pooled'.*got 'mean'"),
     ):
         with pytest.raises(ValueError, match=message):
-            statistics.reestimate(model, pictures(), **kwargs)
+            population.reestimate(model, pictures(), **kwargs)
     after = buffers(model)
     assert all(torch.equal(before[name], after[name]) for name in before)
     with pytest.raises(ValueError, match="found none in Linear"):
-        statistics.reestimate(nn.Linear(2, 2).double(), np.zeros((4, 2)), 2)
+        population.reestimate(nn.Linear(2, 2).double(), np.zeros((4, 2)), 2)
     instance = nn.InstanceNorm1d(2, track_running_stats=True).double()
     with pytest.raises(ValueError, match="found none in InstanceNorm1d"):
-        statistics.reestimate(instance, np.zeros((4, 2, 3)), 2)
+        population.reestimate(instance, np.zeros((4, 2, 3)), 2)
 
 
 def test_importing_it_loads_no_torch():
-    code = "import sys, bn_helpers.statistics; sys.exit('torch' in sys.modules)"
+    code = "import sys, bn_helpers.population; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

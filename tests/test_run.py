@@ -1,4 +1,4 @@
-"""The engine within one process; what only the command line or several processes show is in
+"""A run within one process; what only the command line or several processes show is in
 test_training.py."""
 
 import functools
@@ -16,20 +16,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bn_helpers import data, engine, images, records
-from bn_helpers.augment import Normalizer
-from bn_helpers.recipes import BASE_LR, RECIPES, Recipe
+from bn_helpers import data, records
+from bn_helpers.data.image_files import Files
+from bn_helpers.training import run
+from bn_helpers.training.augment import Normalizer
+from bn_helpers.training.command_line import write_record
+from bn_helpers.training.recipes import BASE_LR, RECIPES, Recipe, RunError, Settings
 
 
 @functools.cache
 def digits(size=None):
-    return images.load_images("digits", size=size)
+    return data.load("digits", dtype="uint8", size=size)
 
 
 def settings(name="bn-baseline", steps=12, **changes):
     """BN-Baseline has everything that has a state: momentum, Dropout, BN's buffers, all chance."""
     chosen = {"recipe": RECIPES[name], "every": 5, "width": 0.25}
-    return engine.Settings(steps=steps, **chosen | changes)
+    return Settings(steps=steps, **chosen | changes)
 
 
 SHUFFLED = settings("speed", steps=6, every=4, width=0.05)  # nesterov, smoothing, a plain network
@@ -48,7 +51,7 @@ def same(one, two):
 
 @functools.cache
 def uninterrupted(chosen):
-    return engine.train(chosen, digits())
+    return run.train(chosen, digits())
 
 
 def checkpoint(folder):
@@ -70,7 +73,7 @@ def test_the_order_of_batches(batch_size, per_epoch, left_over, epochs, start, s
     """Catches drawing with replacement, one order for all epochs, and a start anew when resumed."""
     index = 100 + np.arange(batch_size * per_epoch + left_over % batch_size)
     steps = per_epoch * epochs
-    order = functools.partial(engine.batch_order, index, batch_size, 3, shuffle=shuffle)
+    order = functools.partial(run.batch_order, index, batch_size, 3, shuffle=shuffle)
     batches = list(order(steps=steps))
     assert len(batches) == steps
     as_sets = []
@@ -88,7 +91,7 @@ def test_the_order_of_batches(batch_size, per_epoch, left_over, epochs, start, s
 
 
 def test_with_shuffling_the_examples_of_a_batch_change_and_without_only_its_place():
-    order = functools.partial(engine.batch_order, np.arange(60), 3, steps=40)
+    order = functools.partial(run.batch_order, np.arange(60), 3, steps=40)
     for shuffle in (True, False):
         first, second = np.split(np.array(list(order(5, shuffle=shuffle))), 2)
         assert (first != second).any()
@@ -103,17 +106,17 @@ def test_the_loop_is_the_recipe():
 
     In float32, over six steps: to 1e-4 of probabilities.
     """
-    run, recipe = SHUFFLED, SHUFFLED.recipe
+    recipe = SHUFFLED.recipe
     train, test = digits().train, digits().test
     number = len(train.labels)
     mixed = np.random.default_rng(0).permutation(number)
     index = np.sort(mixed[number // 10 :])
     x = train.images[index] / 255
     normalizer = Normalizer([x.mean()], [x.std()], 8, pad=1, flip=True)
-    model = engine.build(run, digits(), 8)
+    model = run.build(SHUFFLED, digits(), 8)
     chance = torch.Generator().manual_seed(0)
     buffers = [torch.zeros_like(p) for p in model.parameters()]
-    order = engine.batch_order(index, recipe.batch_size, 0, shuffle=True, steps=run.steps)
+    order = run.batch_order(index, recipe.batch_size, 0, shuffle=True, steps=SHUFFLED.steps)
     losses = []
     for step, batch in enumerate(order):
         outputs = model(normalizer.random(torch.from_numpy(train.images[batch]), chance))
@@ -121,7 +124,7 @@ def test_the_loop_is_the_recipe():
         label = log_p[torch.arange(len(batch)), torch.from_numpy(train.labels[batch])]
         loss = -(0.9 * label + 0.1 * log_p.mean(1)).mean()
         losses.append(loss.item())
-        lr = 4 * BASE_LR["plain"] * 0.5 ** (8 * step / run.steps)
+        lr = 4 * BASE_LR["plain"] * 0.5 ** (8 * step / SHUFFLED.steps)
         gradients = torch.autograd.grad(loss, list(model.parameters()))
         with torch.no_grad():
             for p, gradient, buffer in zip(model.parameters(), gradients, buffers, strict=True):
@@ -129,7 +132,7 @@ def test_the_loop_is_the_recipe():
                 buffer.mul_(0.9).add_(gradient)
                 p -= lr * (gradient + 0.9 * buffer)
     model.eval()
-    result = uninterrupted(run)
+    result = uninterrupted(SHUFFLED)
     found = model(normalizer.plain(torch.from_numpy(test.images))).softmax(1).detach()
     torch.testing.assert_close(result.probabilities, found, rtol=0, atol=1e-4)
     assert result.test_accuracy == (result.probabilities.argmax(1).numpy() == test.labels).mean()
@@ -151,7 +154,7 @@ def test_neither_evaluations_nor_checkpoints_change_what_is_trained(tmp_path):
     for every, save_every in ((1, 1), (12, 5), (3, 12)):
         folder = tmp_path / str(every)
         folder.mkdir()
-        other = engine.train(
+        other = run.train(
             replace(chosen, every=every), digits(), folder=folder, save_every=save_every
         )
         assert torch.equal(other.probabilities, plain.probabilities)
@@ -163,23 +166,23 @@ def test_neither_evaluations_nor_checkpoints_change_what_is_trained(tmp_path):
 
 
 def test_the_seed_alone_decides():
-    assert same(engine.train(settings(), digits()), uninterrupted(settings()))
-    other = engine.train(settings(seed=1), digits())
+    assert same(run.train(settings(), digits()), uninterrupted(settings()))
+    other = run.train(settings(seed=1), digits())
     assert not torch.equal(other.probabilities, uninterrupted(settings()).probabilities)
 
 
 def test_held_out_images_are_not_trained_on(monkeypatch):
     seen = []
-    real = engine.batch_order
+    real = run.batch_order
     monkeypatch.setattr(
-        engine, "batch_order", lambda index, *a, **k: (seen.append(index), real(index, *a, **k))[1]
+        run, "batch_order", lambda index, *a, **k: (seen.append(index), real(index, *a, **k))[1]
     )
-    run = engine._Run(settings(train_on=100), digits(), torch.device("cpu"), None, 0, None)
-    engine.train(settings(train_on=100, steps=1), digits())
+    _, held_out = run.divide(settings(train_on=100), 1437)
+    run.train(settings(train_on=100, steps=1), digits())
     assert len(seen[0]) == 100
-    assert not set(seen[0]) & set(run.held_out)
-    assert len(run.held_out) == 143
-    engine.train(settings(held_out=7, steps=1), digits())
+    assert not set(seen[0]) & set(held_out)
+    assert len(held_out) == 143
+    run.train(settings(held_out=7, steps=1), digits())
     assert len(seen[1]) == 1437 - 7
 
 
@@ -191,7 +194,7 @@ def test_moments_are_numpys(seed, channels, number):
         rng.integers(0, 256, (1100, channels, 2, 3)) // (1 + np.arange(channels))[:, None, None]
     )
     pixels, index = pixels.astype(np.uint8), rng.permutation(1100)[:number]
-    mean, std = engine._moments(pixels, index, 0)
+    mean, std = run.moments(pixels, index, 0)
     some = pixels[index] / 255
     np.testing.assert_allclose(mean, some.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(std, some.std((0, 2, 3)), rtol=1e-12)
@@ -199,22 +202,20 @@ def test_moments_are_numpys(seed, channels, number):
 
 def test_half_precision_and_the_compiled_network(monkeypatch, tmp_path):
     """bfloat16 has 8 bits; torch.compile's tracing alone, without a compiler, changes nothing."""
-    half = engine.train(settings(precision="bfloat16", steps=6), digits())
-    full = engine.train(settings(steps=6), digits())
+    half = run.train(settings(precision="bfloat16", steps=6), digits())
+    full = run.train(settings(steps=6), digits())
     assert half.probabilities.dtype == torch.float32
     torch.testing.assert_close(half.probabilities, full.probabilities, rtol=0, atol=0.1)
     assert not torch.equal(half.probabilities, full.probabilities)
     traced = []
     real = torch.compile
     monkeypatch.setattr(
-        engine.torch, "compile", lambda m: (traced.append(m), real(m, backend="eager"))[1]
+        run.torch, "compile", lambda m: (traced.append(m), real(m, backend="eager"))[1]
     )
     compiled = replace(SHUFFLED, compile=True)
-    assert same(engine.train(compiled, digits(), folder=tmp_path), uninterrupted(SHUFFLED))
+    assert same(run.train(compiled, digits(), folder=tmp_path), uninterrupted(SHUFFLED))
     assert len(traced) == 1
-    assert set(checkpoint(tmp_path)["model"]) == set(
-        engine.build(compiled, digits(), 8).state_dict()
-    )
+    assert set(checkpoint(tmp_path)["model"]) == set(run.build(compiled, digits(), 8).state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -236,16 +237,15 @@ def test_images_that_do_not_fit_into_memory_give_the_same_curve(folder, workers,
     """Also when resumed; at a size that crops. Catches batches ahead of their labels."""
     chosen = settings(size=8, steps=7)
     chosen = replace(chosen, recipe=replace(chosen.recipe, batch_size=9))
-    inside, outside = (images.load_images(folder, size=12, in_memory=m) for m in (2**31, 0))
+    inside, outside = (data.load(folder, dtype="uint8", size=12, in_memory=m) for m in (2**31, 0))
     assert isinstance(inside.train.images, np.ndarray)
-    assert isinstance(outside.train.images, images.Files)
-    whole = engine.train(chosen, inside)
-    assert same(engine.train(chosen, outside, workers=workers), whole)
-    steps = itertools.count(1)
+    assert isinstance(outside.train.images, Files)
+    whole = run.train(chosen, inside)
+    assert same(run.train(chosen, outside, workers=workers), whole)
     there = {"folder": tmp_path, "workers": workers}
-    paused = engine.train(chosen, outside, **there, stop=lambda: next(steps) == 3)
+    paused = run.train(chosen, outside, **there, stop=lambda step: step == 3)
     assert paused.status == "paused"
-    assert same(engine.train(chosen, outside, **there, resume=True), whole)
+    assert same(run.train(chosen, outside, **there, resume=True), whole)
 
 
 # --- checkpoints -----------------------------------------------------------------------------
@@ -255,14 +255,13 @@ def test_images_that_do_not_fit_into_memory_give_the_same_curve(folder, workers,
 def test_a_run_that_is_stopped_after_each_step_goes_on_bitwise(chosen, tmp_path):
     """Momentum, BN's buffers, Dropout, crops, order, losses since the last row, the curve."""
     for step in range(1, chosen.steps + 1):
-        late = {"deadline": 0.0} if step % 2 else {"stop": lambda: True}
-        result = engine.train(
-            chosen, digits(), folder=tmp_path, resume=True, save_every=1000, **late
+        result = run.train(
+            chosen, digits(), folder=tmp_path, resume=True, save_every=1000, stop=lambda step: True
         )
         assert checkpoint(tmp_path)["step"] == step
         assert result.status == ("finished" if step == chosen.steps else "paused")
     assert same(result, uninterrupted(chosen))
-    again = engine.train(chosen, digits(), folder=tmp_path, resume=True)
+    again = run.train(chosen, digits(), folder=tmp_path, resume=True)
     assert same(again, result)
     assert again.seconds >= checkpoint(tmp_path)["seconds"] > 0
 
@@ -270,8 +269,7 @@ def test_a_run_that_is_stopped_after_each_step_goes_on_bitwise(chosen, tmp_path)
 @pytest.fixture(scope="module")
 def paused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("paused")
-    steps = itertools.count(1)
-    engine.train(settings(), digits(), folder=folder, stop=lambda: next(steps) == 7)
+    run.train(settings(), digits(), folder=folder, stop=lambda step: step == 7)
     return (folder / "checkpoint.pt").read_bytes()
 
 
@@ -287,8 +285,8 @@ def paused(tmp_path_factory):
 )
 def test_a_checkpoint_of_other_settings_is_refused(changes, message, paused, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(paused)
-    with pytest.raises(engine.RunError, match=message):
-        engine.train(replace(settings(), **changes), digits(), folder=tmp_path, resume=True)
+    with pytest.raises(RunError, match=message):
+        run.train(replace(settings(), **changes), digits(), folder=tmp_path, resume=True)
     assert (tmp_path / "checkpoint.pt").read_bytes() == paused
 
 
@@ -298,8 +296,8 @@ def test_a_checkpoint_of_another_run_is_refused(paused, tmp_path, monkeypatch):
     file.write_bytes(paused)
 
     def refused(message, **changes):
-        with pytest.raises(engine.RunError, match=message):
-            engine.train(settings(), digits()._replace(**changes), folder=tmp_path, resume=True)
+        with pytest.raises(RunError, match=message):
+            run.train(settings(), replace(digits(), **changes), folder=tmp_path, resume=True)
 
     refused("data = ", sha256="other")
     monkeypatch.setitem(BASE_LR, "small", 2 * BASE_LR["small"])
@@ -317,7 +315,7 @@ def test_a_checkpoint_of_another_run_is_refused(paused, tmp_path, monkeypatch):
 def test_words_may_change(paused, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(paused)
     described = replace(settings(), recipe=replace(RECIPES["bn-baseline"], about="otherwise"))
-    result = engine.train(described, digits(), folder=tmp_path, resume=True)
+    result = run.train(described, digits(), folder=tmp_path, resume=True)
     assert same(result, uninterrupted(settings()))
 
 
@@ -344,15 +342,15 @@ def test_a_damaged_checkpoint_is_refused_in_one_line_and_kept(damage, paused, tm
         contents.append(file.read_bytes())
     for content in contents:
         file.write_bytes(content)
-        with pytest.raises(engine.RunError, match=r"checkpoint\.pt is no checkpoint") as caught:
-            engine.train(settings(), digits(), folder=tmp_path, resume=True)
+        with pytest.raises(RunError, match=r"checkpoint\.pt is no checkpoint") as caught:
+            run.train(settings(), digits(), folder=tmp_path, resume=True)
         assert "\n" not in str(caught.value)
         assert file.read_bytes() == content
 
 
 def test_without_a_checkpoint_a_resumed_run_starts_anew(tmp_path):
     (tmp_path / "checkpoint.part").write_bytes(b"half of one")
-    result = engine.train(settings(), digits(), folder=tmp_path, resume=True)
+    result = run.train(settings(), digits(), folder=tmp_path, resume=True)
     assert same(result, uninterrupted(settings()))
 
 
@@ -369,7 +367,7 @@ def with_losses(monkeypatch, values):
         step = next(steps)
         return found * 0 + values[step] if step in values else found
 
-    monkeypatch.setattr(engine.F, "cross_entropy", loss)
+    monkeypatch.setattr(run.F, "cross_entropy", loss)
 
 
 @pytest.mark.parametrize(
@@ -383,7 +381,7 @@ def with_losses(monkeypatch, values):
 )
 def test_the_first_step_without_a_finite_loss_is_reported(values, at, rows, monkeypatch, tmp_path):
     with_losses(monkeypatch, values)
-    result = engine.train(settings(), digits(), folder=tmp_path, save_every=2)
+    result = run.train(settings(), digits(), folder=tmp_path, save_every=2)
     assert (result.status, result.diverged_at) == ("diverged", at)
     assert [step for step, _, _ in result.curve] == rows
     assert (result.test_accuracy, result.probabilities) == (None, None)
@@ -392,17 +390,17 @@ def test_the_first_step_without_a_finite_loss_is_reported(values, at, rows, monk
 
 def test_weights_that_overflow_in_the_last_step_are_a_divergence():
     """Its loss was that of the weights before."""
-    result = engine.train(settings("inception-x5", lr=1e30, steps=1, every=1), digits())
+    result = run.train(settings("inception-x5", lr=1e30, steps=1, every=1), digits())
     assert (result.status, result.diverged_at, len(result.curve)) == ("diverged", 1, 1)
 
 
 def test_a_learning_rate_far_too_high_diverges_and_again_when_resumed(tmp_path):
     chosen = settings("inception-x5", lr=1e6, steps=9, every=9)
-    whole = engine.train(chosen, digits(), folder=tmp_path, save_every=4)
+    whole = run.train(chosen, digits(), folder=tmp_path, save_every=4)
     assert (whole.status, whole.curve) == ("diverged", [])
     assert whole.diverged_at < 4
     assert checkpoint(tmp_path)["step"] == 8
-    assert same(engine.train(chosen, digits(), folder=tmp_path, resume=True), whole)
+    assert same(run.train(chosen, digits(), folder=tmp_path, resume=True), whole)
 
 
 # --- what is refused, what is reported -------------------------------------------------------
@@ -424,7 +422,7 @@ def test_a_learning_rate_far_too_high_diverges_and_again_when_resumed(tmp_path):
     ],
 )
 def test_numbers_that_no_run_can_have_are_refused(changes, message):
-    with pytest.raises(engine.RunError, match=message):
+    with pytest.raises(RunError, match=message):
         settings(**changes)
 
 
@@ -441,14 +439,14 @@ def test_numbers_that_no_run_can_have_are_refused(changes, message):
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_refused(changes, options, message):
-    with pytest.raises(engine.RunError, match=message):
-        engine.train(settings(**changes), digits(), **options)
+    with pytest.raises(RunError, match=message):
+        run.train(settings(**changes), digits(), **options)
 
 
 def test_oblong_images_are_refused():
-    oblong = images.ImageSplit(np.zeros((50, 1, 8, 9), np.uint8), np.zeros(50, np.int64))
-    with pytest.raises(engine.RunError, match="square images, got 8×9; give --image-size"):
-        engine.train(settings(), digits()._replace(train=oblong))
+    oblong = data.Split(np.zeros((50, 1, 8, 9), np.uint8), np.zeros(50, np.int64))
+    with pytest.raises(RunError, match="square images, got 8×9; give --image-size"):
+        run.train(settings(), replace(digits(), train=oblong))
 
 
 class Progress:
@@ -467,7 +465,7 @@ class Progress:
 
 def test_each_evaluation_is_a_row_with_the_loss_and_the_next_rate(tmp_path):
     chosen, bar = settings(), Progress()
-    result = engine.train(chosen, digits(), folder=tmp_path, progress=bar)
+    result = run.train(chosen, digits(), folder=tmp_path, progress=bar)
     assert bar.n == 12
     for (step, loss, accuracy), row in zip(result.curve, bar.rows, strict=True):
         words = row.split()
@@ -476,7 +474,7 @@ def test_each_evaluation_is_a_row_with_the_loss_and_the_next_rate(tmp_path):
         assert float(words[2]) == pytest.approx(loss, rel=1e-4)
         assert float(words[3][:-1]) == pytest.approx(100 * accuracy, abs=0.006)
     again = Progress()
-    engine.train(chosen, digits(), folder=tmp_path, progress=again, resume=True)
+    run.train(chosen, digits(), folder=tmp_path, progress=again, resume=True)
     assert (again.initial, again.n) == (12, 12)
     assert "finished" in again.rows[0]
 
@@ -485,25 +483,25 @@ def test_each_evaluation_is_a_row_with_the_loss_and_the_next_rate(tmp_path):
 def test_steps_to_an_accuracy_are_those_of_the_first_row_that_has_it(width):
     rows = [[10, 2.0, 0.1], [20, 1.5, 0.5], [30, 1.2, 0.4], [40, 1.1, 0.5]]
     curve = [[row[0], *row[4 - width :]] for row in rows]
-    assert engine.best_accuracy(curve) == 0.5
-    assert [engine.steps_to(curve, a) for a in (0.0, 0.1, 0.3, 0.5, 0.6)] == [
+    assert run.best_accuracy(curve) == 0.5
+    assert [run.steps_to(curve, a) for a in (0.0, 0.1, 0.3, 0.5, 0.6)] == [
         10,
         10,
         20,
         20,
         np.inf,
     ]
-    assert (engine.best_accuracy([]), engine.steps_to([], 0.0)) == (0.0, np.inf)
+    assert (run.best_accuracy([]), run.steps_to([], 0.0)) == (0.0, np.inf)
 
 
 def test_a_record_keeps_the_run(tmp_path):
     chosen, result = settings(), uninterrupted(settings())
-    file = engine.write_record(
+    file = write_record(
         chosen,
         result,
         name="run",
         command="python -m bn_helpers.training",
-        image_set=digits(),
+        dataset=digits(),
         device="cpu",
         where=tmp_path,
     )
@@ -521,9 +519,9 @@ def test_a_corrupt_image_on_the_way_loses_nothing(folder, tmp_path, monkeypatch)
     """Images that are decoded when they are used: step 4 meets one that is not whole."""
     chosen = settings(size=8, steps=8)
     chosen = replace(chosen, recipe=replace(chosen.recipe, batch_size=9))
-    outside = images.load_images(folder, size=12, in_memory=0)
-    whole = engine.train(chosen, outside)
-    real, steps = engine._feed, itertools.count(1)
+    outside = data.load(folder, dtype="uint8", size=12, in_memory=0)
+    whole = run.train(chosen, outside)
+    real, steps = run.feed, itertools.count(1)
 
     def feed(pixels, order, *rest):
         for found in real(pixels, order, *rest):
@@ -531,9 +529,9 @@ def test_a_corrupt_image_on_the_way_loses_nothing(folder, tmp_path, monkeypatch)
                 raise data.DataError("found no image")
             yield found
 
-    monkeypatch.setattr(engine, "_feed", feed)
+    monkeypatch.setattr(run, "feed", feed)
     with pytest.raises(data.DataError):
-        engine.train(chosen, outside, folder=tmp_path, save_every=1)
+        run.train(chosen, outside, folder=tmp_path, save_every=1)
     monkeypatch.undo()
     assert checkpoint(tmp_path)["step"] == 3
-    assert same(engine.train(chosen, outside, folder=tmp_path, resume=True), whole)
+    assert same(run.train(chosen, outside, folder=tmp_path, resume=True), whole)

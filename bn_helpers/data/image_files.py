@@ -1,4 +1,4 @@
-"""From image files and arrays to bytes of one size."""
+"""From image files and arrays to bytes of one size, batch by batch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import io
 import os
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
-from bn_helpers.data import DataError
+from bn_helpers.data.files import DataError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # none that starts a program
 
@@ -21,7 +23,7 @@ class Files:
     ----------
     root : ``Path`` that ``paths`` are relative to.
     paths : N strings.
-    size : int or None, as in :func:`bn_helpers.images.load_images`.
+    size : int or None, as in :func:`bn_helpers.data.load`.
     contents : N bytes objects, the files' contents if they are not on the disk.
 
     Raises
@@ -119,10 +121,77 @@ def square(image, size):
 
 def resized(images, size):
     """An array (N, C, H, W) uint8, brought to (N, C, size, size) as files are."""
-    if size is None:
-        return images
     result = np.empty((*images.shape[:2], size, size), np.uint8)
     for place, image in enumerate(images):
         image = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
         result[place] = np.atleast_3d(np.asarray(square(image, size))).transpose(2, 0, 1)
     return result
+
+
+def batches(images, order, workers=0):
+    """Yield each index array in ``order`` with its images, in that order.
+
+    Parameters
+    ----------
+    images : ndarray or ``Files``, (N, C, H, W) uint8.
+    order : iterable of int arrays (B,), indices of images. It may be endless; it is read at most
+        two arrays per worker ahead of what is yielded.
+    workers : int, processes that decode ``Files`` ahead of use. No global random state is
+        used or changed: the same is yielded with any number of them.
+
+    Yields
+    ------
+    index, batch : int tensor (B,), uint8 tensor (B, C, H, W).
+
+    Raises
+    ------
+    DataError
+        an image cannot be decoded or is not as large as the first; a worker was killed.
+    """
+    order = map(np.asarray, order)
+    if isinstance(images, np.ndarray):
+        yield from ((torch.from_numpy(i), torch.from_numpy(images[i])) for i in order)
+        return
+    # Each index is a whole batch. Workers' seeds, unused here, would come from the global state.
+    loader = DataLoader(
+        _Returning(images),
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        generator=torch.Generator(),
+    )
+    try:
+        for found in loader:
+            if isinstance(found, DataError):
+                raise found
+            yield found
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise DataError(
+            f"found a process that decodes images dead ({error}), expected memory for {workers} of "
+            "them; use fewer workers, or 0"
+        ) from None
+
+
+class _Returning:
+    """``files`` as a DataLoader's data set: an error raised in a worker would come back with its
+    traceback in its text, so it is returned."""
+
+    def __init__(self, files):
+        self.files = files
+
+    def __getitem__(self, index):
+        try:
+            return index, self.files[index]
+        except DataError as error:
+            return error
+
+
+def decoded(files, workers):
+    """``files`` as an array (N, 3, H, W) uint8, decoded by so many processes."""
+    images = np.empty(files.shape, np.uint8)
+    parts = np.array_split(np.arange(len(images)), len(images) // 256 + 1)
+    for part, batch in batches(files, parts, workers):
+        images[part] = batch
+    return images

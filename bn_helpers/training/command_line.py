@@ -1,8 +1,4 @@
-"""The loop that chapters 02 to 10 share, and the command line of the engine.
-
-``python -m bn_helpers.training RECIPE`` trains a recipe of :mod:`bn_helpers.recipes` with
-:mod:`bn_helpers.engine`; ``--help`` explains its options.
-"""
+"""The command line: ``python -m bn_helpers.training RECIPE`` trains a recipe; see ``--help``."""
 
 from __future__ import annotations
 
@@ -12,99 +8,19 @@ import shlex
 import signal
 import sys
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from tqdm import tqdm
 
-from bn_helpers import data, engine, images
-from bn_helpers.recipes import BASE_LR, RECIPES
+from bn_helpers import data, records
+from bn_helpers.training import run
+from bn_helpers.training.recipes import BASE_LR, RECIPES, RunError, Settings
 
 # Exit codes. REFUSED: an argument, or data, a checkpoint or a folder that cannot be used.
 REFUSED, DIVERGED, OUT_OF_MEMORY, LOST, INTERRUPTED = 2, 3, 4, 5, 130
-
-
-def minibatches(num_examples, batch_size, steps, rng):
-    """Yield ``steps`` index arrays (batch_size,), drawn without replacement, reshuffled each epoch.
-
-    ``rng`` is a ``numpy.random.Generator``. An epoch's incomplete last batch is dropped.
-
-    Raises
-    ------
-    ValueError
-        at the first batch: batch_size below 1 or above num_examples.
-    """
-    if not 1 <= batch_size <= num_examples:
-        raise ValueError(
-            f"expected batch_size between 1 and {num_examples} (the data), got {batch_size}; "
-            "use smaller batches or more data"
-        )
-    per_epoch = num_examples // batch_size
-    for step in range(steps):
-        if step % per_epoch == 0:
-            order = rng.permutation(num_examples)
-        start = step % per_epoch * batch_size
-        yield order[start : start + batch_size]
-
-
-def fit(model, split, *, steps, batch_size, lr, rng, every=None, evaluate=None):
-    """Train ``model`` with plain SGD on the cross-entropy of ``split``'s images and labels.
-
-    Parameters
-    ----------
-    model : ``nn.Module``, images (N, C, H, W) of the split's dtype → (N, classes).
-    split : ``data.Split``.
-    steps, batch_size : int, as in :func:`minibatches`.
-    lr : float, the learning rate.
-    rng : ``numpy.random.Generator``, draws the batches.
-    every, evaluate : if given, ``evaluate(model)`` is called before the first step and after each
-        ``every`` steps, in eval mode without gradients.
-
-    Returns
-    -------
-    losses : float array (steps,), the mini-batch losses.
-    evaluations : list of (step, evaluate(model)).
-
-    Raises
-    ------
-    ValueError
-        as :func:`minibatches`.
-    """
-    images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    losses, evaluations = np.empty(steps), []
-
-    def look(step):
-        if every and step % every == 0:
-            model.eval()
-            with torch.no_grad():
-                evaluations.append((step, evaluate(model)))
-            model.train()
-
-    model.train()
-    look(0)
-    for step, batch in enumerate(minibatches(len(images), batch_size, steps, rng)):
-        loss = F.cross_entropy(model(images[batch]), labels[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses[step] = loss.item()
-        look(step + 1)
-    return losses, evaluations
-
-
-def accuracy(model, split):
-    """Share of ``split`` that ``model`` classifies correctly, a float in [0, 1].
-
-    The model stays in the mode it is in; in training mode its running statistics move.
-    """
-    with torch.no_grad():
-        predicted = model(torch.from_numpy(split.images)).argmax(dim=1)
-    return float((predicted == torch.from_numpy(split.labels)).float().mean())
 
 
 def _draw(curve, file, label):
@@ -125,7 +41,7 @@ def _draw(curve, file, label):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        raise engine.RunError(f"{message}; --help explains the options")
+        raise RunError(f"{message}; --help explains the options")
 
 
 EPILOG = """recipes:
@@ -154,8 +70,9 @@ def _parser():
     add(
         "--data",
         default="cifar10",
-        help="cifar10 (found in BN_HELPERS_DATA or the cache, or downloaded), digits (built in) or "
-        "a folder with train/<class>/*.jpg and, beside train, test/ or val/ (default: cifar10)",
+        help="cifar10 or mnist (found in BN_HELPERS_DATA or the cache, or downloaded), digits "
+        "(built in) or a folder with train/<class>/*.jpg and, beside train, test/ or val/ "
+        "(default: cifar10)",
     )
     add("--steps", type=int, default=8000, help="mini-batches to train on (default: 8000)")
     add("--seed", type=int, default=0, help="of weights, order and chance (default: 0)")
@@ -212,12 +129,12 @@ def main(arguments=None):
         settings = _settings(options, device)
         if distributed:
             _join("nccl" if device.type == "cuda" else "gloo")
-        return _run(options, settings, device, rank, _command(arguments))
+        return _train(options, settings, device, rank, _command(arguments))
     except (Exception, KeyboardInterrupt) as error:
         code, message = _explained(error)
         if code is None:
             raise
-        if rank == 0 or not isinstance(error, engine.RunError):  # which all processes raise
+        if rank == 0 or not isinstance(error, RunError):  # which all processes raise
             _complain(message if rank == 0 else f"process {rank}: {message}")
         return code
     finally:
@@ -262,34 +179,34 @@ def _command(arguments):
     return f"{start} -m bn_helpers.training {again}"
 
 
-def _run(options, settings, device, rank, command):
+def _train(options, settings, device, rank, command):
     source = options.data
-    label = source if source in ("digits", "cifar10") else Path(source).resolve().name
+    label = source if source in data.NAMES else Path(source).resolve().name
     name = f"{options.recipe}-{label}-seed{options.seed}"
     folder = options.out or Path("_build") / "runs" / name
     if (folder / "checkpoint.pt").exists() and not options.resume:
-        raise engine.RunError(
+        raise RunError(
             f"{folder} holds a checkpoint; go on from it with --resume, or give another --out"
         )
     size = options.image_size
     if size and size > 64:
         size = size * 8 // 7  # room for a random crop, as 256 for 224
-    image_set = images.load_images(source, size=size, workers=options.workers)
+    dataset = data.load(source, dtype="uint8", size=size, workers=options.workers)
     folder.mkdir(parents=True, exist_ok=True)
     bar = None
     if rank == 0 and not options.quiet:
         print(f"{options.recipe}: {settings.recipe.about}")
         print(
-            f"{image_set.name}, {engine.device_name(device) or 'CPU'}, {settings.steps:,} steps of "
+            f"{dataset.name}, {run.device_name(device) or 'CPU'}, {settings.steps:,} steps of "
             f"{settings.recipe.batch_size}, learning rate {settings.initial_lr:g}"
         )
         print("     step        lr      loss  held-out", flush=True)
         bar = tqdm(total=settings.steps, unit="step", mininterval=1)
     try:
         with _signals_noted() as stop:
-            result = engine.train(
+            result = run.train(
                 settings,
-                image_set,
+                dataset,
                 device=device,
                 folder=folder,
                 resume=options.resume,
@@ -305,12 +222,12 @@ def _run(options, settings, device, rank, command):
         raise KeyboardInterrupt
     if rank:
         return DIVERGED if result.status == "diverged" else 0
-    file = engine.write_record(
+    file = write_record(
         settings,
         result,
         name=name,
         command=command,
-        image_set=image_set,
+        dataset=dataset,
         device=device,
         where=folder,
     )
@@ -325,6 +242,21 @@ def _run(options, settings, device, rank, command):
     if not options.quiet:
         print(f"test accuracy {result.test_accuracy:.2%}; the record is {file}")
     return 0
+
+
+def write_record(settings, result, *, name, command, dataset, device, where):
+    """Store a run as a record (see :mod:`bn_helpers.records`) and return its path."""
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    return records.write(
+        name,
+        command=command,
+        config=asdict(settings) | {"processes": processes},
+        results=[result.row()],
+        seeds=[settings.seed],
+        data={dataset.name: dataset.sha256},
+        device=run.device_name(device),
+        where=where,
+    )
 
 
 @contextmanager
@@ -344,7 +276,7 @@ def _signals_noted():
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(came)
+        yield lambda step: bool(came)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -352,12 +284,10 @@ def _signals_noted():
 
 def _settings(options, device):
     if options.recipe not in RECIPES:
-        raise engine.RunError(
-            f"unknown recipe {options.recipe!r}; choose one of {', '.join(RECIPES)}"
-        )
+        raise RunError(f"unknown recipe {options.recipe!r}; choose one of {', '.join(RECIPES)}")
     changed = {"batch_size": options.batch_size, "model": options.model}
     changed = {name: value for name, value in changed.items() if value is not None}
-    return engine.Settings(
+    return Settings(
         recipe=replace(RECIPES[options.recipe], **changed),
         steps=options.steps,
         seed=options.seed,
@@ -365,7 +295,7 @@ def _settings(options, device):
         every=max(1, -(-options.steps // 40)) if options.every is None else options.every,
         size=options.image_size,
         width=options.width,
-        flip=options.data != "digits",
+        flip=options.data not in ("digits", "mnist"),
         reading=options.reading,
         precision=options.precision or ("bfloat16" if device.type == "cuda" else "float32"),
         compile=options.compile,
@@ -381,13 +311,9 @@ def _device(name):
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     if name not in ("cpu", *gpus):
-        raise engine.RunError(
+        raise RunError(
             f"expected a device of this machine, {', '.join(['cpu', *gpus])}; got {name}"
         )
     if name in gpus:
         torch.cuda.set_device(name)
     return torch.device(name)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
