@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bn_helpers.augment import Normalizer
+from bn_helpers.training.augment import Normalizer
 
 COUNTS = st.integers(1, 5)
 

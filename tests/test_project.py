@@ -17,22 +17,8 @@ import versions  # noqa: E402
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-# Modules and functions whose annotations are still to be written.
-NOT_YET = {
-    "augment",
-    "cifar10",
-    "data",
-    "engine",
-    "image_files",
-    "images",
-    "kernels",
-    "layers",
-    "records.measured",
-    "records.over_seeds",
-    "statistics",
-    "sweep",
-    "training",
-}
+# Modules and functions that leave something out: one has PyTorch's own signature.
+NOT_YET = {"layers.BatchNorm.__init__", "records.measured", "records.over_seeds"}
 
 
 def test_there_is_one_version():
