@@ -1,19 +1,16 @@
-"""Records of long runs and of timings, and the figures that the claims page is built from.
+"""Records of long runs and of timings.
 
 A record is one JSON file in ``book/records``. It carries a checksum of its own contents, so that
 a file that was damaged or edited by hand is refused. :func:`verify` runs a slice of one again.
-:func:`measured` states what a chapter measured about a claim; it is stored in the cell's output.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 import re
-import statistics
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +19,6 @@ from typing import Any
 _BESIDE = Path(__file__).resolve().parent.parent
 _CLONE = _BESIDE / "book" / "records"
 LARGEST_BYTES = 1_000_000
-#: The type under which :func:`measured` stores JSON in a notebook's output.
-MEASURED = "application/vnd.bn-helpers.measured+json"
 #: The fields of a record and their types.
 FIELDS = {
     "name": str,
@@ -197,76 +192,6 @@ def verify(
                 )
     slices = ", ".join(f"{len(numbers)} × {key}" for key, numbers in again.items())
     print(f"{name}, row {index} run again: {slices} the same within {tolerance}")
-
-
-def measured(id, value, spread=None, *, what, holds, data, seeds=0, form=".3g"):
-    """Show what was measured about a claim, and store it in the notebook for the claims page.
-
-    Parameters
-    ----------
-    id : str, the claim's identifier in ``book/claims.yml``, such as ``"B2"`` or ``"S4"``.
-    value : number, or dict of numbers, side of a comparison → figure; infinity: never reached.
-    spread : (low, high) over the seeds, or a dict of such pairs with the sides of ``value``; None
-        where there is no chance in it.
-    what : str, the quantity and its unit, such as ``"steps to 95 %"``. Once for each id.
-    holds : bool, computed from the figures: does this measurement bear the claim out?
-    data : str, what it was measured on.
-    seeds : int, how many seeds; 0 where there is no chance in it.
-    form : str, format specification of the figures, coarse enough for any machine.
-
-    Raises
-    ------
-    ValueError
-        a spread whose sides are not the value's, or around another value; seeds without a spread.
-    """
-    sides = value if isinstance(value, dict) else {"": value}
-    spreads = spread if isinstance(spread, dict) else {side: spread for side in sides}
-    if set(spreads) != set(sides):
-        raise ValueError(f"expected a spread for {list(sides)}, got one for {list(spreads)}")
-    if seeds > 1 and any(pair is None for pair in spreads.values()):
-        raise ValueError(f"expected a spread over the {seeds} seeds, got None; give (low, high)")
-    figures = []
-    for side, number in sides.items():
-        text = _figure(number, form)
-        if spreads[side] is not None:
-            low, high = spreads[side]
-            if not low <= number <= high:
-                raise ValueError(f"expected {low} to {high} to hold the value, got {number}")
-            text += f" ({_figure(low, form)} to {_figure(high, form)})"
-        figures.append(f"{side} {text}".strip())
-    row = {
-        "id": id,
-        "what": what,
-        "figures": figures,
-        "seeds": seeds,
-        "data": data,
-        "holds": bool(holds),
-    }
-    over = f"{seeds} seeds, {data}" if seeds else data
-    verdict = "holds" if row["holds"] else "does not hold"
-    text = f"{id} · {what}: {', '.join(figures)}; {over}: {verdict}"
-    try:
-        from IPython.display import display
-    except ImportError:
-        print(text)
-    else:
-        display({"text/plain": text, MEASURED: row}, raw=True)
-
-
-def over_seeds(runs):
-    """``value`` and ``spread`` for :func:`measured`: median, and (lowest, highest), over the runs.
-
-    ``runs`` is a list or array of numbers, or a dict of such, side of a comparison → runs.
-    """
-    if isinstance(runs, dict):
-        found = {side: over_seeds(numbers) for side, numbers in runs.items()}
-        return tuple({side: pair[i] for side, pair in found.items()} for i in (0, 1))
-    numbers = [float(number) for number in runs]
-    return statistics.median(numbers), (min(numbers), max(numbers))
-
-
-def _figure(number, form):
-    return format(number, form) if math.isfinite(number) else "never"
 
 
 def checksum(record: Mapping[str, Any]) -> str:

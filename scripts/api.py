@@ -44,6 +44,7 @@ MODULES = {
     "training.command_line": "`python -m bn_helpers.training`",
     "ensemble": "Many small networks at once",
     "records": "Records of runs and timings",
+    "claims": "What is measured, and the rule that judges it",
     "plotting": "One style for all figures",
 }
 TOP = """\

@@ -11,34 +11,29 @@ from collections import Counter
 from pathlib import Path
 
 import nbformat
-import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bn_helpers.records import MEASURED
+from bn_helpers.claims import MEASURED, VERDICTS, shown, wording
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 PAGE = BOOK / "claims.md"
-FIELDS = {"id", "what", "figures", "seeds", "data", "holds"}
-VERDICTS = {
-    "holds": "●",
-    "holds in part": "◐",
-    "does not hold": "○",
-    "not testable here": "–",
-    "open": "…",
-}
+FIELDS = {"id", "what", "figures", "runs", "over", "data", "rule", "headline"}
+FIELDS |= {"verdict", "condition"}
 TOP = """\
 # The claims, measured
 
 Does it come out, on what, and over how many seeds? Each row is a claim of the paper, in our
 words, or a statement in wide circulation. What was measured comes from the chapters: their cells
-compute each figure, decide by a rule written into the cell whether it bears the claim out, and
-store both; the tests compute them again. This page is put together from those stored outputs.
-Nobody typed a figure or a verdict.
+compute each figure, judge it by the *rule* beside it, and store figure, rule and verdict; the tests
+compute them again. This page is put together from those stored outputs. Nobody typed a
+figure or a verdict.
 
-A claim **holds** where all its measurements bear it out, **holds in part** where some do, and
-**does not hold** where none does. A verdict is about the data and the networks named in its row,
-which are small: it says what a reader can see on a laptop, not what ImageNet would show. A figure
-over seeds is the median with the lowest and the highest.
+Where a claim has a **headline**, it decides the row and the rest is context. Elsewhere a claim
+**holds** where all its measurements bear it out, **holds in part** where some do, and **does not
+hold** where none does. **Not resolved** is what the runs cannot decide, an **identity** what
+follows by algebra. A verdict is about the data and the networks named in its row, which are small:
+it says what a reader can see on a laptop, not what ImageNet would show. A figure over seeds is the
+median with the lowest and the highest; a rule that names no run is about the median.
 """
 
 
@@ -66,7 +61,7 @@ def collect(notebooks):
                 row = output.get("data", {}).get(MEASURED)
                 if row is None:
                     continue
-                if set(row) != FIELDS or type(row["holds"]) is not bool:
+                if set(row) != FIELDS or row["verdict"] not in VERDICTS:
                     raise ClaimsError(f"{path.name}: expected {sorted(FIELDS)}, got {row}")
                 link = f"{path.name}#{slug(heading)}" if heading else path.name
                 row = {**row, "chapter": path.stem[:2], "link": link}
@@ -77,58 +72,67 @@ def collect(notebooks):
     return found
 
 
-def verdict(claim, rows):
-    """(verdict, reason): the verdict is a key of VERDICTS, the reason may be empty."""
-    if rows:
-        holding = sum(row["holds"] for row in rows)
-        if holding == len(rows):
-            return "holds", ""
-        return ("holds in part" if holding else "does not hold"), ""
-    if "open" in claim:
-        return "open", claim["open"]
-    if "untestable" in claim:
-        return "not testable here", f"because {claim['untestable']}"
-    raise ClaimsError(f"{claim['id']} has no measurement in a chapter and no reason for that")
+def verdict(name, claim, rows):
+    """(verdict, words): the verdict is a key of VERDICTS, the words may add a condition."""
+    headlines = [row for row in rows if row["headline"]]
+    if len(headlines) > 1:
+        whats = [row["what"] for row in headlines]
+        raise ClaimsError(f"{name}: expected one headline measurement, got {whats}")
+    for reason, label in (("open", "open"), ("untestable", "not testable here")):
+        if reason in claim and not headlines:
+            return label, label
+    if not rows:
+        raise ClaimsError(f"{name} has no measurement in a chapter and no reason for that")
+    found = {(row["verdict"], row["condition"]) for row in headlines or rows}
+    if len(found) == 1:
+        ((label, condition),) = found
+        return label, f"{label} {condition}".strip()
+    labels = {label for label, _ in found}
+    if labels == {"holds", "identity"}:
+        return "holds", "holds"
+    label = "holds in part" if labels & {"holds", "holds where", "identity"} else "not resolved"
+    return label, label
 
 
 def measurement(row):
-    over = f"{row['seeds']} seeds, " if row["seeds"] else ""
-    sign = VERDICTS["holds"] if row["holds"] else VERDICTS["does not hold"]
-    figures = ", ".join(row["figures"])
+    """One measurement in Markdown: sign, figures, rule, link to its section."""
+    what = f"**{row['what']}**" if row["headline"] else row["what"]
     return (
-        f"{sign} {row['what']}: {figures} ({over}{row['data']}) [{row['chapter']}]({row['link']})"
+        f"{VERDICTS[row['verdict']]} {what}{shown(row)}; *{row['rule']['words']}* "
+        f"[{row['chapter']}]({row['link']})"
     )
 
 
 def page(sections, measured):
     """The page's Markdown, from the wording of the claims and what was measured."""
-    asked = [claim["id"] for section in sections for claim in section["claims"]]
+    asked = [name for claims in sections.values() for name in claims]
     if len(set(asked)) != len(asked):
         raise ClaimsError(f"a claim is asked about twice: {Counter(asked).most_common(1)[0][0]}")
     if unknown := sorted(set(measured) - set(asked)):
-        raise ClaimsError(f"measured, but not in claims.yml: {unknown}")
+        raise ClaimsError(f"measured, but not in claims.toml: {unknown}")
     counts, body = Counter(), []
-    for section in sections:
-        body += [f"## {section['section']}", "", "| | Claim | Measured | Verdict |"]
-        body += ["|---|---|---|---|"]
-        for claim in section["claims"]:
-            rows = measured.get(claim["id"], [])
-            label, reason = verdict(claim, rows)
+    for title, claims in sections.items():
+        body += [f"## {title}", "", "| | Claim | Measured; *rule* | Verdict |", "|---|---|---|---|"]
+        for name, claim in claims.items():
+            rows = measured.get(name, [])
+            label, words = verdict(name, claim, rows)
             counts[label] += 1
-            shown = "<br>".join(measurement(row).replace("|", "\\|") for row in rows) or reason
-            text = f"{claim['claim']} ({claim['place']})".replace("|", "\\|")
-            cells = [f"**{claim['id']}**", text, shown, f"{VERDICTS[label]} {label}"]
-            body += [f"| {' | '.join(cells)} |"]
+            shown_rows = [measurement(row) for row in rows]
+            if reason := claim.get("open") or claim.get("untestable"):
+                shown_rows.insert(0, reason)
+            texts = (f"{claim['claim']} ({claim['place']})", "<br>".join(shown_rows))
+            cells = [text.replace("|", "\\|") for text in texts]
+            body += [f"| **{name}** | {' | '.join(cells)} | {VERDICTS[label]} {words} |"]
         body += [""]
-    total = sum(counts.values())
-    tally = [f"{sign} {label}: {counts[label]}" for label, sign in VERDICTS.items()]
-    summary = f"Of {total} rows: {'; '.join(tally)}."
+    tally = [
+        f"{sign} {label}: {counts[label]}" for label, sign in VERDICTS.items() if counts[label]
+    ]
+    summary = f"Of {len(asked)} rows: {'; '.join(tally)}."
     return "\n".join([TOP, summary, "", *body]).rstrip() + "\n"
 
 
 def build(book=BOOK):
-    sections = yaml.safe_load((book / "claims.yml").read_text(encoding="utf-8"))
-    return page(sections, collect(sorted(book.glob("*.ipynb"))))
+    return page(wording(), collect(sorted(book.glob("*.ipynb"))))
 
 
 if __name__ == "__main__":

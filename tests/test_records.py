@@ -1,5 +1,4 @@
 import json
-import math
 import os
 import re
 import shutil
@@ -7,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from bn_helpers import records
@@ -76,8 +74,8 @@ def test_a_record_stays_below_one_megabyte(tmp_path):
 
 
 @pytest.mark.slow
-def test_records_come_with_the_installed_package(tmp_path):
-    """Catches records that a notebook finds in the clone only, not on Colab."""
+def test_records_and_claims_come_with_the_installed_package(tmp_path):
+    """Catches what a notebook finds in the clone only, not on Colab."""
     root = Path(records.__file__).resolve().parent.parent
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     for name in ("bn_helpers", "book/records"):
@@ -85,7 +83,10 @@ def test_records_come_with_the_installed_package(tmp_path):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, tmp_path / "clone")
     subprocess.run([*pip, "--target", tmp_path / "site", tmp_path / "clone"], check=True)
-    code = "from bn_helpers import records as r; print(r.__file__, r.read('bench_layers')['name'])"
+    code = (
+        "from bn_helpers import claims, records; claims.on('')('B1', '', 1, claims.above(0));"
+        "print(claims.WORDING, records.read('bench_layers')['name'])"
+    )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     run = [sys.executable, "-c", code]
     found = subprocess.run(run, env=environment, cwd=tmp_path, capture_output=True, text=True)
@@ -128,60 +129,3 @@ def test_a_slice_that_does_not_is_refused(stored, tmp_path, again, data, message
     record["results"] = [{"loss": [3.0, 2.0, 1.0]}]
     with pytest.raises(records.RecordError, match=message):
         records.verify(record, again, index=0, data={"digits": data}, tolerance=0.01)
-
-
-@pytest.fixture
-def shown(monkeypatch):
-    """What measured() shows, as a list of (text, JSON)."""
-    import IPython.display
-
-    seen = []
-
-    def display(bundle, raw):
-        assert raw
-        seen.append((bundle["text/plain"], bundle[records.MEASURED]))
-
-    monkeypatch.setattr(IPython.display, "display", display)
-    return seen
-
-
-def test_measured_shows_and_stores_the_same(shown):
-    records.measured(
-        "B1",
-        {"without": 140.2, "with": math.inf},
-        {"without": (120, 160), "with": (40.4, math.inf)},
-        what="steps",
-        holds=np.bool_(False),
-        data="digits",
-        seeds=5,
-        form=".0f",
-    )
-    text, row = shown[0]
-    assert text == (
-        "B1 · steps: without 140 (120 to 160), with never (40 to never); "
-        "5 seeds, digits: does not hold"
-    )
-    assert row["figures"] == ["without 140 (120 to 160)", "with never (40 to never)"]
-    assert row["holds"] is False  # not NumPy's, which JSON refuses
-    json.dumps(row)
-    records.measured("B1", 0.1234, what="gap", holds=True, data="toy numbers")
-    assert shown[1][0] == "B1 · gap: 0.123; toy numbers: holds"
-
-
-def test_measured_refuses_what_does_not_fit_together(shown):
-    about = {"what": "steps", "holds": True, "data": "digits"}
-    with pytest.raises(ValueError, match="expected a spread for"):
-        records.measured("B1", {"a": 1, "b": 2}, {"a": (0, 2)}, seeds=5, **about)
-    with pytest.raises(ValueError, match="spread over the 5 seeds, got None"):
-        records.measured("B1", 3, seeds=5, **about)
-    with pytest.raises(ValueError, match="expected 1 to 2 to hold the value, got 3"):
-        records.measured("B1", 3, (1, 2), seeds=5, **about)
-    assert not shown
-
-
-def test_over_seeds_gives_median_and_range_of_each_side():
-    runs = {"without": np.array([5, 1, 9, 2]), "with": [3, math.inf, 4]}
-    value, spread = records.over_seeds(runs)
-    assert value == {"without": 3.5, "with": 4}
-    assert spread == {"without": (1, 9), "with": (3, math.inf)}
-    assert records.over_seeds([2, 1, 3]) == (2, (1, 3))

@@ -2,14 +2,12 @@
 
 import json
 from pathlib import Path
-from textwrap import fill
 
 from sphinx.pycode import ModuleAnalyzer
 
-from bn_helpers.records import MEASURED
+from bn_helpers.claims import MEASURED
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LINE = 84  # characters of an output that a page of usual width shows without scrolling
 
 
 def buttons_need_an_address(app, config):
@@ -45,7 +43,7 @@ def source_of_module(app, module):
 
 
 def measured_as_text(app, docname, source):
-    """Show what records.measured stored as a printed line: its JSON is for the claims page.
+    """Show what claims.measure stored as a printed line: its JSON is for the claims page.
 
     As a display of its own it would be wrapped into the figure that the cell draws.
     """
@@ -57,9 +55,8 @@ def measured_as_text(app, docname, source):
             data = output.get("data", {})
             if MEASURED in data:
                 text = "".join(data["text/plain"])
-                text = fill(text, LINE, subsequent_indent=" " * 5, break_long_words=False) + "\n"
                 output.clear()
-                output.update(output_type="stream", name="stdout", text=text)
+                output.update(output_type="stream", name="stdout", text=text + "\n")
     source[0] = json.dumps(notebook)
 
 

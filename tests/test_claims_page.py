@@ -1,0 +1,156 @@
+"""The claims page says what the notebooks stored, and nothing else."""
+
+import copy
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from bn_helpers.claims import MEASURED, VERDICTS, wording
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import claims as script  # noqa: E402
+
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+ASKED = {name: claim for section in wording().values() for name, claim in section.items()}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return script.collect(NOTEBOOKS)
+
+
+def test_the_stored_page_is_what_the_outputs_give():
+    """Catches a notebook that was run again without the page, and a page edited by hand."""
+    stored = (ROOT / "book" / "claims.md").read_text(encoding="utf-8")
+    assert stored == script.build(), "the page is out of date: run `make book`"
+
+
+def test_every_claim_of_the_paper_and_every_statement_has_its_row():
+    counts = {"A": 6, "B": 6, "C": 6, "D": 4, "E": 3, "F": 5, "G": 2, "H": 3, "I": 7, "J": 5}
+    counts |= {"K": 1, "L": 2, "M": 1, "S": 18}
+    expected = {f"{letter}{i}" for letter, n in counts.items() for i in range(1, n + 1)}
+    assert set(ASKED) == expected
+    page = (ROOT / "book" / "claims.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"^\| \*\*[A-Z]\d+\*\* \|", page, flags=re.M)) == len(ASKED) >= 60
+
+
+def test_only_facts_of_record_are_without_measurement(measured):
+    assert set(ASKED) - set(measured) == {"S5"}
+    assert ASKED["S5"]["untestable"]
+    for name in measured:
+        assert not {"open", "untestable"} & set(ASKED[name]), f"{name} is measured: drop its reason"
+
+
+def test_a_changed_value_changes_the_page(measured):
+    before = script.page(wording(), measured)
+    for name, rows in measured.items():
+        for i, row in enumerate(rows):
+            for change in (
+                lambda row: row["figures"][0].update(median="9" + row["figures"][0]["median"]),
+                lambda row: row["rule"].update(words="any"),
+                lambda row: row.update(verdict="not resolved"),
+            ):
+                changed = copy.deepcopy(measured)
+                change(changed[name][i])
+                assert script.page(wording(), changed) != before, row["what"]
+
+
+def stored(tmp_path, *rows, name="01_x.ipynb"):
+    cells = [nbformat.v4.new_markdown_cell("# t\n\n## A question, *asked*\n\ntext")]
+    for row in rows:
+        output = nbformat.v4.new_output("display_data", data={MEASURED: row})
+        cells.append(nbformat.v4.new_code_cell("", outputs=[output]))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / name)
+    return script.collect([tmp_path / name])
+
+
+def row(verdict="holds", condition="", **changes):
+    base = {
+        "id": "A1",
+        "what": "w",
+        "figures": [{"side": "", "median": "1"}],
+        "runs": 5,
+        "over": "seeds",
+        "data": "toy",
+        "rule": {"name": "above", "number": 0, "words": "above 0"},
+        "headline": False,
+    }
+    return {**base, "verdict": verdict, "condition": condition, **changes}
+
+
+ONE = {"One": {"A1": {"place": "§1", "claim": "c"}}}
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "label"),
+    [
+        (["holds"], "● holds"),
+        (["holds", "holds"], "● holds"),
+        (["holds", "does not hold"], "◐ holds in part"),
+        (["does not hold", "does not hold"], "○ does not hold"),
+        (["identity", "identity"], "≡ identity"),
+        (["identity", "holds"], "● holds"),
+        (["identity", "does not hold"], "◐ holds in part"),
+        (["holds", "not resolved"], "◐ holds in part"),
+        (["not resolved", "not resolved"], "◌ not resolved"),
+        (["not resolved", "does not hold"], "◌ not resolved"),
+    ],
+)
+def test_the_verdict_comes_from_all_measurements_without_a_headline(tmp_path, verdicts, label):
+    rows = [row(verdict, what=str(i)) for i, verdict in enumerate(verdicts)]
+    page = script.page(ONE, stored(tmp_path, *rows))
+    assert f"| {label} |" in page
+    assert "0: 1; 5 seeds, toy; *above 0* [01](01_x.ipynb#a-question-asked)" in page
+    assert f"Of 1 rows: {label}: 1." in page
+
+
+@pytest.mark.parametrize("verdict", ["holds", "does not hold", "not resolved", "identity"])
+def test_a_headline_decides_alone(tmp_path, verdict):
+    others = [row(other, what=other) for other in ("holds", "does not hold")]
+    page = script.page(ONE, stored(tmp_path, *others, row(verdict, headline=True)))
+    assert f"| {VERDICTS[verdict]} {verdict} |" in page
+    assert f"{VERDICTS[verdict]} **w**: 1" in page
+
+
+def test_a_condition_is_part_of_the_verdict(tmp_path):
+    small = row("holds where", "σ = 5", headline=True)
+    page = script.page(ONE, stored(tmp_path, small, row(what="other")))
+    assert "| ◑ holds where σ = 5 |" in page
+    assert "◑ holds where: 1." in page
+    rows = [row("holds where", "σ = 5"), row("holds where", "σ = 1", what="other")]
+    assert "| ◐ holds in part |" in script.page(ONE, stored(tmp_path, *rows))
+
+
+def test_a_reason_stands_in_for_a_measurement(tmp_path):
+    for key, label in (("untestable", "– not testable here"), ("open", "… open")):
+        asked = {"One": {"A1": {**ONE["One"]["A1"], key: "nobody can"}}}
+        assert f"| nobody can | {label} |" in script.page(asked, {})
+        page = script.page(asked, stored(tmp_path, row()))
+        assert "| nobody can<br>● w: 1; 5 seeds, toy; *above 0* " in page
+        assert f"| {label} |" in page
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(script.ClaimsError, match="A1 has no measurement in a chapter and no reas"):
+        script.page(ONE, {})
+    with pytest.raises(script.ClaimsError, match=r"not in claims.toml: \['Z1'\]"):
+        script.page(ONE, stored(tmp_path, row(), row(id="Z1")))
+    with pytest.raises(script.ClaimsError, match="measures 'w' twice"):
+        stored(tmp_path, row(), row(runs=2))
+    with pytest.raises(script.ClaimsError, match="expected"):
+        stored(tmp_path, row("yes"))
+    with pytest.raises(script.ClaimsError, match="expected"):
+        stored(tmp_path, {k: v for k, v in row().items() if k != "rule"})
+    two = stored(tmp_path, row(headline=True), row(headline=True, what="v"))
+    with pytest.raises(script.ClaimsError, match=r"A1: expected one headline .* \['w', 'v'\]"):
+        script.page(ONE, two)
+    with pytest.raises(script.ClaimsError, match="asked about twice: A1"):
+        script.page({**ONE, "Two": ONE["One"]}, stored(tmp_path, row()))
+
+
+def test_a_link_leads_to_the_heading_as_myst_names_it():
+    assert script.slug("Why $m/(m-1)$, and a *formula* to avoid") == "why--and-a-formula-to-avoid"
