@@ -185,10 +185,8 @@ class _Normalize(Function):
     def forward(x, gamma, beta, eps, group):
         mean, var, m = _statistics(x, group)
         inv_std = torch.rsqrt(var + eps)
-        (values,) = memory.per_channel(x)
-        x_hat = (values - mean) * inv_std
-        y = _scaled_and_shifted(x_hat, gamma, beta)
-        return memory.compute(y, like=x), mean, var, inv_std, m
+        y = _transformed(x, mean, inv_std, gamma, beta)
+        return y, mean, var, inv_std, m
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -209,7 +207,8 @@ class _Normalize(Function):
         if torch.is_grad_enabled() or memory.in_transform():
             # For gradients of gradients the statistics have to be functions of x again.
             mean, inv_std = _again(ctx, x)
-        values, dy = memory.per_channel(x, dy)
+        vectors = mean, inv_std, gamma
+        (values, dy), (mean, inv_std, gamma) = memory.as_on_paper((x, dy), vectors)
         x_hat = (values - mean) * inv_std
         dbeta, dgamma = memory.sums(dy, x_hat)
         # All processes' losses depend on x, through the mean and the variance that they share.
@@ -224,13 +223,15 @@ class _Normalize(Function):
         x, gamma, *_ = ctx.saved_tensors
         m = ctx.m
         mean, inv_std = _again(ctx, x)
-        values, dx = memory.per_channel(x, _or_zeros(dx, x))
+        vectors = mean, inv_std, gamma, _or_zeros(dgamma, mean), dbeta
+        forms = memory.as_on_paper((x, _or_zeros(dx, x)), vectors)
+        (values, dx), (mean, inv_std, gamma, dgamma, dbeta) = forms
         x_hat = (values - mean) * inv_std
         total, along = _over_processes(ctx.group, *memory.sums(dx, x_hat))
         scale = inv_std if gamma is None else gamma * inv_std
         # The very projection of backward: the Jacobian of batch normalization is symmetric.
         through_x = (dx - total / m - x_hat * (along / m)) * scale
-        direct = _scaled_and_shifted(x_hat, _or_zeros(dgamma, mean), dbeta)
+        direct = _scaled_and_shifted(x_hat, dgamma, dbeta)
         dy = memory.compute(through_x, like=x) + memory.compute(direct, like=x)
         return dy, None, None, None, None
 
@@ -252,10 +253,7 @@ class _NormalizeFixed(Function):
 
     @staticmethod
     def forward(x, gamma, beta, mean, inv_std):
-        (values,) = memory.per_channel(x)
-        x_hat = (values - mean) * inv_std
-        y = _scaled_and_shifted(x_hat, gamma, beta)
-        return memory.compute(y, like=x)
+        return _transformed(x, mean, inv_std, gamma, beta)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -266,7 +264,8 @@ class _NormalizeFixed(Function):
     @staticmethod
     def backward(ctx, dy):
         x, gamma, mean, inv_std = ctx.saved_tensors
-        values, dy = memory.per_channel(x, dy)
+        vectors = mean, inv_std, gamma
+        (values, dy), (mean, inv_std, gamma) = memory.as_on_paper((x, dy), vectors)
         dx = dgamma = dbeta = None
         if any(ctx.needs_input_grad[1:3]):
             x_hat = (values - mean) * inv_std
@@ -279,10 +278,12 @@ class _NormalizeFixed(Function):
     @staticmethod
     def jvp(ctx, dx, dgamma, dbeta, *_):
         x, gamma, mean, inv_std = ctx.saved_tensors
-        values, dx = memory.per_channel(x, _or_zeros(dx, x))
+        vectors = mean, inv_std, gamma, _or_zeros(dgamma, mean), dbeta
+        forms = memory.as_on_paper((x, _or_zeros(dx, x)), vectors)
+        (values, dx), (mean, inv_std, gamma, dgamma, dbeta) = forms
         x_hat = (values - mean) * inv_std
         scale = inv_std if gamma is None else gamma * inv_std
-        direct = _scaled_and_shifted(x_hat, _or_zeros(dgamma, mean), dbeta)
+        direct = _scaled_and_shifted(x_hat, dgamma, dbeta)
         return memory.compute(dx * scale, like=x) + memory.compute(direct, like=x)
 
     @staticmethod
@@ -322,6 +323,14 @@ def _apply(function, plain, *inputs):
     return plain.apply(*inputs)
 
 
+def _transformed(x, mean, inv_std, gamma, beta):
+    vectors = mean, inv_std, gamma, beta
+    (values,), (mean, inv_std, gamma, beta) = memory.as_on_paper((x,), vectors)
+    x_hat = (values - mean) * inv_std
+    y = _scaled_and_shifted(x_hat, gamma, beta)
+    return memory.compute(y, like=x)
+
+
 def _scaled_and_shifted(x_hat, gamma, beta):
     y = x_hat if gamma is None else x_hat * gamma
     return y if beta is None else y + beta
@@ -334,7 +343,10 @@ def _or_zeros(gradient, like):
 def _of_parameters(ctx, dgamma, dbeta):
     """None for what is not asked for: gamma or beta may not be there."""
     needed = ctx.needs_input_grad
-    return dgamma if needed[1] else None, dbeta if needed[2] else None
+    return (
+        memory.flat(dgamma) if needed[1] else None,
+        memory.flat(dbeta) if needed[2] else None,
+    )
 
 
 def _again(ctx, x):

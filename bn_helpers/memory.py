@@ -18,20 +18,18 @@ TILE = 1 << 18
 SMALL = 1 << 15
 
 
-def per_channel(*tensors: torch.Tensor) -> Any:
-    """The tensors (N, C, …) in a form that goes with vectors (C,) as on paper.
+def as_on_paper(tensors: Any, vectors: Any) -> tuple[Any, Any]:
+    """Tensors (N, C, …) and vectors (C,) or None, in forms that go together as on paper.
 
-    ``(x − mean) * inv_std`` is then written as it is, and :func:`compute` makes a tensor of it.
-    Where something watches (:func:`is_watched`), the form is a view with the channels at the end;
-    elsewhere a :class:`PerChannel`, which is computed in as few passes as it takes. Small tables
-    stay as they are: Python would take longer than the arithmetic.
+    ``x_hat = (x − mean) * inv_std`` is then written as it is, and :func:`compute` makes a tensor of
+    what comes out. Each tensor becomes a :class:`PerChannel`, which is computed in as few passes as
+    it takes. Where something watches (:func:`is_watched`), or Python would take longer than the
+    arithmetic, the tensors stay what they are and the vectors become columns (C, 1, …) beside them.
     """
     x = tensors[0]
-    if x.dim() == 2 and x.numel() <= SMALL:
-        return tensors
-    if is_watched(*tensors):
-        return [tensor.movedim(1, -1) for tensor in tensors]
-    return [PerChannel([(tensor, None, None)]) for tensor in tensors]
+    if x.numel() > SMALL and not is_watched(*tensors):
+        return [PerChannel([(tensor, None, None)]) for tensor in tensors], vectors
+    return tensors, _columns(x, *vectors)
 
 
 def compute(values: Any, like: torch.Tensor) -> torch.Tensor:
@@ -40,8 +38,14 @@ def compute(values: Any, like: torch.Tensor) -> torch.Tensor:
         return values.tensor(like)
     if values.dtype != like.dtype:
         values = values.to(like.dtype)
-    # No view: what comes next may work in place.
-    return values.contiguous() if values.dim() == 2 else values.movedim(-1, 1).clone()
+    if is_watched(values) or (values.is_contiguous() and like.is_contiguous()):
+        return values
+    return values.contiguous(memory_format=layout(like))
+
+
+def flat(vector: torch.Tensor) -> torch.Tensor:
+    """A vector (C,) of what :func:`sums` gave."""
+    return vector if vector.dim() == 1 else vector.reshape(-1)
 
 
 class PerChannel:
@@ -115,14 +119,19 @@ def moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _moments(x):
-    axes = _all_but_channels(x)
     if x.numel() == 0:
-        return [x.sum(axes, dtype=working_dtype(x))] * 2  # zeros that are functions of x
-    mean = x.mean(axes, dtype=working_dtype(x))
+        return [x.sum(_all_but_channels(x), dtype=working_dtype(x))] * 2  # zeros, functions of x
+    mean = _mean(x, working_dtype(x))
     centred = x - _columns(x, mean)[0]
     reused = x.numel() > SMALL and not is_watched(x)
     squares = centred.square_() if reused else centred.square()
-    return mean, squares.mean(axes)
+    return mean, _mean(squares)
+
+
+def _mean(values, dtype=None):
+    if values.dim() > 2 and torch.compiler.is_compiling():  # in two steps, as in sums
+        return values.mean(tuple(range(2, values.dim())), dtype=dtype).mean(0)
+    return values.mean(_all_but_channels(values), dtype=dtype)
 
 
 def pool(
@@ -135,10 +144,9 @@ def pool(
 
 
 def sums(dy: Any, x_hat: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Σ dy and Σ dy · x_hat, (C,) each, of two that :func:`per_channel` and arithmetic gave."""
+    """Σ dy and Σ dy · x_hat over each channel, in the forms that :func:`as_on_paper` gave them."""
     if isinstance(dy, torch.Tensor):
-        *axes, _ = range(dy.dim())
-        return dy.sum(axes, dtype=x_hat.dtype), (dy * x_hat).sum(axes)
+        return _column_sum(dy, x_hat.dtype), _column_sum(dy * x_hat)
     ((dy, _, _),) = dy.terms
     ((x, centre, factor),) = x_hat.terms
     (column,) = _columns(x, centre)
@@ -149,6 +157,14 @@ def sums(dy: Any, x_hat: Any) -> tuple[torch.Tensor, torch.Tensor]:
     ]
     of_dy, of_product = parts[0] if len(parts) == 1 else map(_sum_of, zip(*parts, strict=True))
     return of_dy, of_product * factor
+
+
+def _column_sum(values, dtype=None):
+    if values.dim() == 2:
+        return values.sum(0, dtype=dtype)
+    # In two steps the compiler's code is faster, with the channels last at least.
+    places = tuple(range(2, values.dim()))
+    return values.sum(places, keepdim=True, dtype=dtype).sum(0)
 
 
 def _sum_of(vectors):

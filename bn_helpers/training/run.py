@@ -57,7 +57,7 @@ def steps_to(curve: Sequence[Sequence[float]], accuracy: float) -> float:
     return next((row[0] for row in curve if row[-1] >= accuracy), math.inf)
 
 
-def train(
+def train(  # noqa: C901 (a run reads from top to bottom)
     settings: Settings,
     dataset: Dataset,
     *,

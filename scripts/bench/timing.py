@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import shutil
 import sys
 import time
 from statistics import median, quantiles
@@ -11,6 +12,7 @@ from statistics import median, quantiles
 import torch
 
 ROUND_SECONDS = 0.03
+CLOCK = {"cpu": {"clock": "thread CPU time"}, "cuda": {"clock": "wall time"}}
 
 
 def interleaved(functions, rounds, device="cpu", round_seconds=ROUND_SECONDS):
@@ -88,3 +90,12 @@ def set_pages(kind):
     if not done:
         sys.exit(f"expected glibc's mallopt to accept the settings for {kind} pages; run on Linux")
     libc.malloc_trim(0)
+
+
+def compiled(function):
+    return torch.compile(function, dynamic=False)
+
+
+def compiles(device="cpu"):
+    """Whether torch.compile has what it needs for this device."""
+    return device == "cuda" or bool(shutil.which("g++") or shutil.which("clang++"))
