@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,7 +21,7 @@ _FOLDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 _NATIVE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def from_native(model):
+def from_native(model: nn.Module) -> Any:
     """Make each batch normalization of PyTorch in ``model`` one of ours.
 
     Parameters
@@ -37,7 +39,7 @@ def from_native(model):
     TypeError
         a subclass of PyTorch's layers, whose code may differ; nothing is changed.
     """
-    found = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    found: list[Any] = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     for module in found:
         if not isinstance(module, BatchNorm) and type(module) not in _NATIVE:
             raise TypeError(
@@ -51,7 +53,7 @@ def from_native(model):
     return model
 
 
-def to_native(model, kind=nn.BatchNorm2d):
+def to_native(model: nn.Module, kind: type[nn.Module] = nn.BatchNorm2d) -> nn.Module:
     """Make each :class:`~bn_helpers.layers.BatchNorm` in ``model`` one of PyTorch's own layers.
 
     For tools that ask for the exact type: fusing by ``torch.fx``, quantisation,
@@ -78,11 +80,11 @@ def to_native(model, kind=nn.BatchNorm2d):
     for module in model.modules():
         if isinstance(module, BatchNorm):
             del module.process_group
-            module.__class__ = kind
+            module.__class__ = kind  # type: ignore[assignment]
     return model
 
 
-def synchronize(model, process_group=None):
+def synchronize(model: nn.Module, process_group: Any = None) -> nn.Module:
     """Let every batch normalization in ``model`` share its statistics with the other processes.
 
     Like ``nn.SyncBatchNorm.convert_sync_batchnorm``, but on any device. To undo it, set the
@@ -114,7 +116,7 @@ def synchronize(model, process_group=None):
     return model
 
 
-def fold(layer, bn):
+def fold(layer: Any, bn: Any) -> Any:
     """Return one layer that computes ``bn(layer(x))`` with bn's running statistics (Algorithm 2).
 
     Parameters
@@ -184,7 +186,15 @@ def _check_foldable(layer, bn):
         )
 
 
-def from_keras(moving_mean, moving_variance, *, momentum=0.99, epsilon=1e-3, m=None, steps=None):
+def from_keras(
+    moving_mean: ArrayLike,
+    moving_variance: ArrayLike,
+    *,
+    momentum: float = 0.99,
+    epsilon: float = 1e-3,
+    m: int | None = None,
+    steps: int | None = None,
+) -> dict[str, Any]:
     """Keras' statistics and settings as those of ``nn.BatchNorm*d``.
 
     Keras' momentum is the share that is *kept*, and Keras 3 (like ``fused=False`` before it)
@@ -217,7 +227,15 @@ def from_keras(moving_mean, moving_variance, *, momentum=0.99, epsilon=1e-3, m=N
     return {"running_mean": mean, "running_var": var, "momentum": 1 - momentum, "eps": epsilon}
 
 
-def to_keras(running_mean, running_var, *, momentum=0.1, eps=1e-5, m=None, steps=None):
+def to_keras(
+    running_mean: ArrayLike,
+    running_var: ArrayLike,
+    *,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    m: int | None = None,
+    steps: int | None = None,
+) -> dict[str, Any]:
     """The statistics and settings of ``nn.BatchNorm*d`` as Keras': undoes :func:`from_keras`.
 
     Parameters

@@ -12,14 +12,18 @@ Both do plain SGD on each network's own mean cross-entropy.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import nn
 
+from bn_helpers.data import Split
 from bn_helpers.layers import BatchNorm
 from bn_helpers.training import minibatches
 
@@ -49,7 +53,17 @@ class Stack:
         return len(self.shift[0])
 
 
-def networks(widths, *, sigma, seeds, bn, activation="sigmoid", eps=1e-5, momentum=0.1, dtype=None):
+def networks(
+    widths: Sequence[int],
+    *,
+    sigma: Sequence[float],
+    seeds: Sequence[int],
+    bn: bool,
+    activation: str = "sigmoid",
+    eps: float = 1e-5,
+    momentum: float = 0.1,
+    dtype: torch.dtype | None = None,
+) -> Stack:
     """New networks: weights N(0, σ²), biases and beta 0, gamma 1.
 
     Parameters
@@ -96,7 +110,18 @@ def networks(widths, *, sigma, seeds, bn, activation="sigmoid", eps=1e-5, moment
     )
 
 
-def train(stack, split, *, steps, batch_size, lr, rng, start=0, at=(), evaluate=None):
+def train(
+    stack: Stack,
+    split: Split,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: ArrayLike,
+    rng: np.random.Generator,
+    start: int = 0,
+    at: Iterable[int] = (),
+    evaluate: Any = None,
+) -> list[tuple[int, Any]]:
     """Train every network of ``stack`` in place; all see the same mini-batches.
 
     Parameters
@@ -131,8 +156,8 @@ def train(stack, split, *, steps, batch_size, lr, rng, start=0, at=(), evaluate=
         evaluations.append((0, evaluate(stack)))
     batches = islice(minibatches(len(labels), batch_size, steps, rng), start, None)
     for step, batch in enumerate(batches, start + 1):
-        batch = torch.from_numpy(batch)
-        _step(stack, inputs.index_select(0, batch), labels[batch], lr)
+        index = torch.from_numpy(batch)
+        _step(stack, inputs.index_select(0, index), labels[index], lr)
         if step in at:
             evaluations.append((step, evaluate(stack)))
     return evaluations
@@ -199,7 +224,7 @@ def _product(a, w, networks):
     return (a @ w).view(len(a), networks, -1).transpose(0, 1).contiguous()
 
 
-def forward(stack, images):
+def forward(stack: Stack, images: ArrayLike) -> tuple[list[torch.Tensor], torch.Tensor]:
     """What every network makes of ``images`` (N, C, H, W) at test time.
 
     Returns
@@ -226,13 +251,13 @@ class Linear(nn.Module):
     ``weight`` is a tensor (M, in, out); the bias, if there is one, starts at 0.
     """
 
-    def __init__(self, weight, bias=True):
+    def __init__(self, weight: torch.Tensor, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight)
         zeros = weight.new_zeros(weight.shape[0] * weight.shape[2])
         self.bias = nn.Parameter(zeros) if bias else None
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         each = x.reshape(len(x), -1, self.weight.shape[1]).transpose(0, 1)
         y = (each @ self.weight).transpose(0, 1).flatten(1)
         return y if self.bias is None else y + self.bias
@@ -244,16 +269,25 @@ class Ghost(BatchNorm):
     The ghost batches of Hoffer et al. (2017); ``size`` None: one group.
     """
 
-    def __init__(self, num_features, size=None):
+    def __init__(self, num_features: int, size: int | None = None) -> None:
         super().__init__(num_features)
         self.size = size
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         parts = x.split(self.size) if self.training and self.size else [x]
         return torch.cat([super(Ghost, self).forward(part) for part in parts])
 
 
-def sgd(model, images, labels, batches, lr, *, decay=0.0, grow=False):
+def sgd(
+    model: nn.Sequential,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    batches: Iterable[np.ndarray],
+    lr: ArrayLike,
+    *,
+    decay: ArrayLike = 0.0,
+    grow: bool = False,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Train M networks side by side; yield each step's (losses, accuracies), arrays (M,).
 
     Parameters
@@ -290,7 +324,7 @@ def sgd(model, images, labels, batches, lr, *, decay=0.0, grow=False):
         yield losses.detach().numpy(), _shares(logits, target)
 
 
-def accuracy(networks, split):
+def accuracy(networks: Any, split: Split) -> np.ndarray:
     """Share of ``split`` that each network classifies correctly, float array (M,).
 
     ``networks`` is a :class:`Stack`, or a model as in :func:`sgd`, which stays in the mode it is

@@ -140,7 +140,12 @@ def _plan(x, *others):
     return tensors, parts, (blocks, chunks), (A, C, tiles, B, R, K)
 
 
-def batch_norm(x, weight=None, bias=None, eps=1e-5):
+def batch_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """:func:`bn_helpers.layers.batch_norm` by Triton's kernels on a GPU, in float32 or 16 bits.
 
     Everywhere else, and where Triton is missing, it is ``layers.batch_norm``; arguments, results

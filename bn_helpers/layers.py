@@ -6,6 +6,7 @@ sums and products go through the memory is the business of :mod:`bn_helpers.memo
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import distributed as dist
@@ -16,7 +17,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bn_helpers import memory
 
 
-def batch_norm(x, weight=None, bias=None, eps=1e-5):
+def batch_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Normalise ``x`` with its own statistics (Algorithm 1; for maps, section 3.2).
 
     Parameters
@@ -83,7 +89,7 @@ class BatchNorm(_BatchNorm):
         eps <= 0, momentum outside [0, 1]. A refused batch leaves the buffers as they were.
     """
 
-    def __init__(
+    def __init__(  # type: ignore[no-untyped-def]  # device and dtype: PyTorch's own signature
         self,
         num_features: int,
         eps: float = 1e-5,
@@ -111,7 +117,8 @@ class BatchNorm(_BatchNorm):
             path = x.tracer.path_of_module(self)
             return x.tracer.create_proxy("call_module", path, (x,), {})
         weight, bias = self.weight, self.bias
-        mean, var = self.running_mean, self.running_var
+        mean: Any = self.running_mean
+        var: Any = self.running_var
         if self.training and not self.track_running_stats:
             mean = var = None
         of_batch = self.training or (mean is None and var is None)
@@ -381,7 +388,9 @@ def _is_empty(m):
     return not isinstance(m, torch.Tensor) and m == 0  # a tensor is at least 2
 
 
-def check_arguments(x, weight, bias, eps):
+def check_arguments(
+    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
+) -> None:
     """Raise what :func:`batch_norm` raises for these arguments; the kernels ask, too."""
     _check_input(x, None, eps, of_batch=True)
     _check_vectors(x, weight, bias)
@@ -429,7 +438,7 @@ def _check_count(m, x):
         )
 
 
-def check_group(group):
+def check_group(group: Any) -> None:
     """Raise what :class:`BatchNorm` raises for this ``process_group``, None included."""
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError(

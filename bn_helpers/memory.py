@@ -6,6 +6,8 @@ and sums of float16 and bfloat16 tensors are float32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.autograd import forward_ad
 
@@ -16,7 +18,7 @@ TILE = 1 << 18
 SMALL = 1 << 15
 
 
-def as_on_paper(tensors, vectors):
+def as_on_paper(tensors: Any, vectors: Any) -> tuple[Any, Any]:
     """Tensors (N, C, …) and vectors (C,) or None, in forms that go together as on paper.
 
     ``x_hat = (x − mean) * inv_std`` is then written as it is, and :func:`compute` makes a tensor of
@@ -30,7 +32,7 @@ def as_on_paper(tensors, vectors):
     return tensors, _columns(x, *vectors)
 
 
-def compute(values, like):
+def compute(values: Any, like: torch.Tensor) -> torch.Tensor:
     """The tensor (N, C, …) of ``values`` in ``like``'s dtype and, if not watched, its layout."""
     if isinstance(values, PerChannel):
         return values.tensor(like)
@@ -43,7 +45,7 @@ def compute(values, like):
     return values.contiguous(memory_format=layout(like))
 
 
-def flat(vector):
+def flat(vector: torch.Tensor) -> torch.Tensor:
     """A vector (C,) of what :func:`sums` gave."""
     return vector if vector.dim() == 1 else vector.reshape(-1)
 
@@ -55,7 +57,7 @@ class PerChannel:
     first: in x · factor − mean · factor a large mean would cost the digits that matter.
     """
 
-    def __init__(self, terms, shift=None):
+    def __init__(self, terms: list, shift: Any = None) -> None:
         self.terms = terms
         self.shift = shift
 
@@ -78,7 +80,7 @@ class PerChannel:
         """Add a vector, the shift, where there is none yet."""
         return PerChannel(self.terms, vector)
 
-    def tensor(self, like):
+    def tensor(self, like: torch.Tensor) -> torch.Tensor:
         """The values, in the dtype and the memory layout of ``like``, which has their shape."""
         out = torch.empty_like(like, memory_format=layout(like))
         vectors = [_columns(like, centre, factor) for _, centre, factor in self.terms]
@@ -105,7 +107,7 @@ def _evaluate(tile, vectors, shift):
             total = torch.addcmul(total, values, factor, out=target)
 
 
-def moments(x):
+def moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and biased variance (C,) of ``x``, by centred values: E[x²] − E[x]² would cancel.
 
     Both are 0 where there are no values.
@@ -137,14 +139,16 @@ def _mean(values, dtype=None):
     return values.mean(_all_but_channels(values), dtype=dtype)
 
 
-def pool(means, variances, share):
+def pool(
+    means: torch.Tensor, variances: torch.Tensor, share: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance (C,) of parts with those statistics (parts, C) and shares (parts, 1)."""
     # The variance of all is the mean of the parts' variances plus the variance of their means.
     mean = (share * means).sum(0)
     return mean, (share * (variances + (means - mean).square())).sum(0)
 
 
-def sums(dy, x_hat):
+def sums(dy: Any, x_hat: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Σ dy and Σ dy · x_hat over each channel, in the forms that :func:`as_on_paper` gave them."""
     if isinstance(dy, torch.Tensor):
         return _column_sum(dy, x_hat.dtype), _column_sum(dy * x_hat)
@@ -176,7 +180,7 @@ def _all_but_channels(x):
     return 0 if x.dim() == 2 else (0, *range(2, x.dim()))
 
 
-def tiles(*tensors):
+def tiles(*tensors: torch.Tensor) -> Any:
     """The tensors cut along the batch axis; whole if small, on a GPU or watched."""
     x = tensors[0]
     if x.numel() <= TILE or not x.is_cpu or is_watched(*tensors):
@@ -185,7 +189,7 @@ def tiles(*tensors):
     return list(zip(*(tensor.split(rows) for tensor in tensors), strict=True))
 
 
-def is_watched(*tensors):
+def is_watched(*tensors: torch.Tensor) -> bool:
     """Whether something needs to see operations that return new tensors, none in place.
 
     Gradients of gradients, forward mode, ``torch.func``'s transforms, the compiler and the tracer;
@@ -200,14 +204,14 @@ def is_watched(*tensors):
     )
 
 
-def in_transform():
+def in_transform() -> bool:
     """Whether forward mode or a transform of ``torch.func`` (grad, vmap, …) is at work."""
     # There is no public question for either.
     forward = forward_ad._current_level >= 0  # noqa: SLF001
     return forward or torch._C._are_functorch_transforms_active()  # noqa: SLF001
 
 
-def layout(x):
+def layout(x: torch.Tensor) -> torch.memory_format:
     """channels_last (3d) if x's strides are in that order, as PyTorch decides it."""
     if x.dim() < 4 or x.is_contiguous():
         return torch.contiguous_format
@@ -225,11 +229,11 @@ def _columns(x, *vectors):
     return [None if vector is None else vector.view(shape) for vector in vectors]
 
 
-def values_per_channel(x):
+def values_per_channel(x: torch.Tensor) -> int:
     """m: how many values share a statistic."""
     return x.numel() // max(x.shape[1], 1)
 
 
-def working_dtype(x):
+def working_dtype(x: torch.Tensor) -> torch.dtype:
     """float32 for float16 and bfloat16, else x's own."""
     return torch.float32 if x.dtype in HALF else x.dtype

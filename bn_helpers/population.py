@@ -10,7 +10,7 @@ order in which training saw them, and ``variances`` are *biased* (1/m), as Algor
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,14 @@ class Population(NamedTuple):
     var: np.ndarray
 
 
-def moving_average(means, variances, m, momentum=0.1, *, start=(0.0, 1.0)):
+def moving_average(
+    means: np.ndarray,
+    variances: np.ndarray,
+    m: int | np.ndarray,
+    momentum: float | None = 0.1,
+    *,
+    start: tuple[Any, Any] = (0.0, 1.0),
+) -> Population:
     """What PyTorch's ``running_mean`` and ``running_var`` hold after these mini-batches.
 
     Each batch moves the average by ``momentum`` towards it: r ← (1 − momentum)·r + momentum·batch,
@@ -62,7 +69,7 @@ def moving_average(means, variances, m, momentum=0.1, *, start=(0.0, 1.0)):
     return Population(mean, var)
 
 
-def algorithm2(means, variances, m):
+def algorithm2(means: np.ndarray, variances: np.ndarray, m: int | np.ndarray) -> Population:
     """E[x] = E[μ_B] and Var[x] = m/(m − 1)·E[σ²_B] over the mini-batches (Algorithm 2, step 10).
 
     Unbiased where each batch is a random sample. Where batches differ systematically (sorted
@@ -87,7 +94,7 @@ def algorithm2(means, variances, m):
     return Population(means.mean(axis=0), (bessel(m, means) * variances).mean(axis=0))
 
 
-def pool(means, variances, counts):
+def pool(means: np.ndarray, variances: np.ndarray, counts: int | np.ndarray) -> Population:
     """Mean and variance of all values together, from those of the batches: exact.
 
     The law of total variance, Var[x] = E[σ²_B] + Var[μ_B], batches weighted by their counts.
@@ -109,14 +116,21 @@ def pool(means, variances, counts):
         counts below 1, no batch, shapes that differ, a negative variance.
     """
     means, variances = _batches(means, variances)
-    counts = _counts("counts", counts, means, least=1)
-    weights = counts / counts.sum()
+    numbers = _counts("counts", counts, means, least=1)
+    weights = numbers / numbers.sum()
     mean = (weights * means).sum(axis=0)
     # Centred squares, not E[μ²] − E[μ]²: that cancels where the mean is large.
     return Population(mean, (weights * (variances + (means - mean) ** 2)).sum(axis=0))
 
 
-def reestimate(model, images, batch_size, *, method="average", rng=None):
+def reestimate(
+    model: Any,
+    images: Any,
+    batch_size: int,
+    *,
+    method: str = "average",
+    rng: np.random.Generator | None = None,
+) -> None:
     """Replace a trained model's running statistics by those of ``images``, the weights being fixed.
 
     "Precise BN" of Wu & Johnson (2021), section 3. Works in place on every batch normalization
@@ -306,13 +320,13 @@ def _counts(name, counts, means, least):
     return np.broadcast_to(counts, means.shape[:1]).reshape(column).astype(float)
 
 
-def bessel(m, means):
+def bessel(m: int | np.ndarray, means: np.ndarray) -> np.ndarray:
     """m/(m − 1), which makes biased variances unbiased, as a column beside ``means`` (T, ...)."""
     counts = _counts("m", m, means, least=2)
     return counts / (counts - 1)
 
 
-def refuse_negative(var):
+def refuse_negative(var: np.ndarray) -> None:
     """Raise ValueError for a variance below zero."""
     # NaN passes through, as everywhere in this package: it is not below zero.
     if np.any(var < 0):

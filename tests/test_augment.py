@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from bn_helpers.augment import Normalizer
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bn_helpers.training.augment import Normalizer
 
 COUNTS = st.integers(1, 5)
 

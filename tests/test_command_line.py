@@ -22,7 +22,8 @@ from bn_helpers.training.recipes import RECIPES
 def one_line(stderr):
     """The single line of an error, below the progress bar if there was one."""
     lines = re.split("[\\r\\n]", stderr)
-    (line,) = [line for line in lines if line.strip() and "step/s" not in line]
+    bar = re.compile("step/s|s/step")  # the latter where a step takes longer than a second
+    (line,) = [line for line in lines if line.strip() and not bar.search(line)]
     assert line.startswith("error: ")
     return line
 

@@ -501,6 +501,7 @@ def test_failing_where_the_data_folder_is_set(project):
     assert str(project / "book" / "empty") not in output
 
 
+@pytest.mark.slow
 def test_a_data_folder_beside_the_clone_is_the_runs_alone(project):
     """Catches: tests that know of it; a run that does not set it, or sets it over another."""
     beside = project.parent / "shared" / "data"

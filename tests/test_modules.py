@@ -96,6 +96,7 @@ def test_no_private_name_is_used_elsewhere(file):
         ("bn_helpers.ensemble", "PIL bn_helpers.training.command_line"),
     ],
 )
+@pytest.mark.slow
 def test_what_an_import_does_not_load(module, heavy):
     """Catches what only a command, a folder of images or a download needs, loaded by all."""
     code = f"import sys, {module}; print(*set({heavy.split()}) & set(sys.modules))"

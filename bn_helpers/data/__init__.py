@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,15 @@ NAMES = ("digits", "mnist", "cifar10")
 _TEN = list("0123456789")
 
 
-def load(name, *, seed=0, dtype=np.float32, size=None, workers=0, in_memory=2**31):
+def load(
+    name: str | os.PathLike,
+    *,
+    seed: int = 0,
+    dtype: Any = np.float32,
+    size: int | None = None,
+    workers: int = 0,
+    in_memory: int = 2**31,
+) -> Dataset:
     """Training and test images of ``name``, with their labels and classes.
 
     Parameters
@@ -91,7 +100,8 @@ def load(name, *, seed=0, dtype=np.float32, size=None, workers=0, in_memory=2**3
                     f"expected images that fit into {in_memory:,} bytes as float32; give "
                     "dtype='uint8', a smaller size or a larger in_memory"
                 )
-            return Dataset(*splits, classes, title, sha256)
+            train, test = splits
+            return Dataset(train, test, classes, title, sha256)
     train, test = (
         Split(_converted(images, white, size, dtype), np.array(labels, np.int64))
         for images, labels in splits
@@ -99,7 +109,7 @@ def load(name, *, seed=0, dtype=np.float32, size=None, workers=0, in_memory=2**3
     return Dataset(train, test, list(classes), title, content_hash([*train, *test]))
 
 
-def checksum(name):
+def checksum(name: str) -> str:
     """SHA-256 (hex) of the images and labels of :func:`load`'s ``name``, as records state it."""
     return load(name).sha256
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)
 BY_HAND = f"set BN_HELPERS_DATA to a folder that holds {BINARY}, {BATCHES}/ or {JPEG}"
 
 
-def read(size=None, workers=0):
+def read(size: int | None = None, workers: int = 0) -> tuple[Any, Any, str]:
     """Training and test set as (images, labels), and the name of the version.
 
     ``images`` are (N, 3, 32, 32) uint8, read-only, from the binary version; from the JPEG files

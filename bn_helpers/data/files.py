@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +20,16 @@ class DataError(RuntimeError):
 WAY_OUT = "delete it and put a good copy there, or unset BN_HELPERS_DATA to have it downloaded"
 
 
-def find(whose, names, *, subfolder, download, mirrors, by_hand, pickled=()):
+def find(
+    whose: str,
+    names: Sequence[str],
+    *,
+    subfolder: str,
+    download: tuple[str, str],
+    mirrors: Sequence[str],
+    by_hand: str,
+    pickled: Sequence[str] = (),
+) -> Path:
     """Path of one of a data set's files.
 
     Parameters
@@ -37,11 +47,11 @@ def find(whose, names, *, subfolder, download, mirrors, by_hand, pickled=()):
     DataError
         the folder is none or has no such file; no mirror gives it; the cache cannot be written.
     """
-    folder = os.environ.get("BN_HELPERS_DATA")
-    if not folder:
+    named = os.environ.get("BN_HELPERS_DATA")
+    if not named:
         return _fetch(whose, *download, mirrors, by_hand)
     # A folder that is set is meant: what it lacks is an error, never a reason to download.
-    folder = Path(folder).expanduser().absolute()
+    folder = Path(named).expanduser().absolute()
     if not folder.is_dir():
         raise DataError(f"BN_HELPERS_DATA is {folder}, which is no folder; {by_hand}")
     places = (folder, folder / subfolder)
@@ -92,13 +102,13 @@ def _fetch(whose, name, md5, mirrors, by_hand):
     ) from None
 
 
-def bad(path, found, expected):
+def bad(path: Path, found: object, expected: object) -> DataError:
     """The :class:`DataError` for a file that is not what it should be."""
     return DataError(f"{path}: found {found}, expected {expected}; {WAY_OUT}")
 
 
 @contextmanager
-def reading(path, whole):
+def reading(path: Path, whole: str) -> Iterator[None]:
     """Turn errors of reading and unpacking ``path`` into a DataError; ``whole``: what it is."""
     try:
         yield

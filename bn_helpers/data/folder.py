@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".t
 LAYOUT = "train/<class>/*.jpg and, beside train, test/ or val/ with the same classes"
 
 
-def read(source, seed, size, workers, in_memory):
+def read(
+    source: str | os.PathLike, seed: int, size: int | None, workers: int, in_memory: int
+) -> tuple[Any, ...]:
     """Two splits, uint8; classes; name; the SHA-256 of the list of files if they stay on the disk.
 
     Parameters and errors are those of :func:`bn_helpers.data.load`.

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +37,9 @@ class Files:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, root, paths, size=None, contents=None):
+    def __init__(
+        self, root: Path, paths: Sequence[str], size: int | None = None, contents: Any = None
+    ) -> None:
         # One array of bytes: a million strings would be copied into each worker, bit by bit.
         self.root, self.paths = root, np.array([os.fsencode(path) for path in paths])
         self.contents = None if contents is None else np.array(contents, dtype=object)
@@ -55,7 +60,7 @@ class Files:
             batch[place] = self._decoded(number)
         return batch
 
-    def take(self, index, axis=0):
+    def take(self, index: np.ndarray, axis: int = 0) -> Files:
         """:class:`Files` of the images at an int array; nothing is decoded."""
         part = copy.copy(self)
         part.paths = self.paths[index]
@@ -63,10 +68,10 @@ class Files:
         part.shape = (len(part.paths), *self.shape[1:])
         return part
 
-    def path(self, number):
+    def path(self, number: int) -> Path:
         return self.root / os.fsdecode(self.paths[number])
 
-    def check(self, number):
+    def check(self, number: int) -> None:
         """Raise DataError if image ``number`` is too large or too small, by the file's header."""
         if not self.size:
             self._check(number, self._read(number, lambda image: image.size))
@@ -107,7 +112,7 @@ class Files:
             ) from None
 
 
-def square(image, size):
+def square(image: Image.Image, size: int) -> Image.Image:
     """The square in the middle of a Pillow image (mode L or RGB), brought to size × size."""
     if size is None:
         return image
@@ -119,7 +124,7 @@ def square(image, size):
     return image.resize((size, size), Image.Resampling.BILINEAR, box)
 
 
-def resized(images, size):
+def resized(images: np.ndarray, size: int) -> np.ndarray:
     """An array (N, C, H, W) uint8, brought to (N, C, size, size) as files are."""
     result = np.empty((*images.shape[:2], size, size), np.uint8)
     for place, image in enumerate(images):
@@ -128,7 +133,9 @@ def resized(images, size):
     return result
 
 
-def batches(images, order, workers=0):
+def batches(
+    images: Any, order: Iterable[np.ndarray], workers: int = 0
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield each index array in ``order`` with its images, in that order.
 
     Parameters
@@ -153,8 +160,8 @@ def batches(images, order, workers=0):
         yield from ((torch.from_numpy(i), torch.from_numpy(images[i])) for i in order)
         return
     # Each index is a whole batch. Workers' seeds, unused here, would come from the global state.
-    loader = DataLoader(
-        _Returning(images),
+    loader: Any = DataLoader(
+        _Returning(images),  # type: ignore[arg-type]
         batch_size=None,
         sampler=order,
         num_workers=workers,
@@ -188,7 +195,7 @@ class _Returning:
             return error
 
 
-def decoded(files, workers):
+def decoded(files: Files, workers: int) -> np.ndarray:
     """``files`` as an array (N, 3, H, W) uint8, decoded by so many processes."""
     images = np.empty(files.shape, np.uint8)
     parts = np.array_split(np.arange(len(images)), len(images) // 256 + 1)

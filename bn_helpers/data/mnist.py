@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,7 +49,7 @@ MIRRORS = (
 BY_HAND = "set BN_HELPERS_DATA to a folder that holds the four MNIST files (.gz or not)"
 
 
-def read():
+def read() -> Any:
     """(images (N, 1, 28, 28), labels (N,)) of the training and of the test set, uint8, read-only.
 
     Raises DataError: see :func:`bn_helpers.data.load`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,15 +38,15 @@ class Dataset:
         return iter((self.train, self.test))
 
 
-def content_hash(arrays):
+def content_hash(arrays: Iterable[np.ndarray]) -> str:
     """SHA-256 (hex) of the bytes of ``arrays``, one after the other."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
+        digest.update(np.ascontiguousarray(array).data.cast("B"))
     return digest.hexdigest()
 
 
-def hold_out(split, count, *, seed=0):
+def hold_out(split: Split, count: int, *, seed: int = 0) -> tuple[Split, Split]:
     """Divide ``split`` at random: all but ``count`` examples to train on, ``count`` to choose by.
 
     Learning rates, settings and checkpoints are chosen on the second part, never on test images.
@@ -62,7 +63,8 @@ def hold_out(split, count, *, seed=0):
     if not 1 <= count < len(split.labels):
         raise ValueError(f"expected count between 1 and {len(split.labels) - 1}, got {count}")
     order = np.random.default_rng(seed).permutation(len(split.labels))
-    return tuple(
+    train, held_out = (
         type(split)(split.images.take(part, axis=0), split.labels[part])
         for part in (order[count:], order[:count])
     )
+    return train, held_out

@@ -8,12 +8,20 @@ What trains for longer has rooms of its own here: :mod:`~bn_helpers.training.rec
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from bn_helpers.data.splits import Split
 
 
-def minibatches(num_examples, batch_size, steps, rng):
+def minibatches(
+    num_examples: int, batch_size: int, steps: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
     """Yield ``steps`` index arrays (batch_size,), drawn without replacement, reshuffled each epoch.
 
     ``rng`` is a ``numpy.random.Generator``. An epoch's incomplete last batch is dropped.
@@ -36,7 +44,17 @@ def minibatches(num_examples, batch_size, steps, rng):
         yield order[start : start + batch_size]
 
 
-def fit(model, split, *, steps, batch_size, lr, rng, every=None, evaluate=None):
+def fit(
+    model: nn.Module,
+    split: Split,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    rng: np.random.Generator,
+    every: int | None = None,
+    evaluate: Callable[[nn.Module], Any] | None = None,
+) -> tuple[np.ndarray, list[tuple[int, Any]]]:
     """Train ``model`` with plain SGD on the cross-entropy of ``split``'s images and labels.
 
     Parameters
@@ -82,7 +100,7 @@ def fit(model, split, *, steps, batch_size, lr, rng, every=None, evaluate=None):
     return losses, evaluations
 
 
-def accuracy(model, split):
+def accuracy(model: nn.Module, split: Split) -> float:
     """Share of ``split`` that ``model`` classifies correctly, a float in [0, 1].
 
     The model stays in the mode it is in; in training mode its running statistics move.

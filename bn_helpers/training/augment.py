@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -19,21 +21,36 @@ class Normalizer:
     device : of the result.
     """
 
-    def __init__(self, mean, std, size, *, distortion=0.0, pad=0, flip=False, device="cpu"):
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: int,
+        *,
+        distortion: float = 0.0,
+        pad: int = 0,
+        flip: bool = False,
+        device: str | torch.device = "cpu",
+    ) -> None:
         column = (1, -1, 1, 1)
         self.mean = torch.tensor(mean, dtype=torch.float32, device=device).view(column)
         self.std = torch.tensor(std, dtype=torch.float32, device=device).view(column)
         self.size, self.distortion, self.pad, self.flip = size, distortion, pad, flip
         self.device = device
 
-    def plain(self, images):
+    def plain(self, images: torch.Tensor) -> torch.Tensor:
         """The centre of each image, normalised, without chance: for evaluation."""
         images = images.to(self.device, non_blocking=True)
         top, left = ((extent - self.size) // 2 for extent in images.shape[2:])
         crop = images[:, :, top : top + self.size, left : left + self.size]
         return self._normalize(crop.float() / 255)
 
-    def random(self, images, generator, share=None):
+    def random(
+        self,
+        images: torch.Tensor,
+        generator: torch.Generator,
+        share: tuple[int, slice] | None = None,
+    ) -> torch.Tensor:
         """Each image changed at random; ``generator`` is a ``torch.Generator`` on the device.
 
         ``share`` = (batch size, slice) says that ``images`` are that part of a larger batch. All

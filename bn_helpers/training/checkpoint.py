@@ -6,6 +6,8 @@ import io
 import os
 import zipfile
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -30,12 +32,12 @@ class State:
     losses: list = field(default_factory=list)
 
 
-def group():
+def group() -> tuple[int, int]:
     """This process's rank and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def save(file, state, settings, dataset):
+def save(file: Path, state: Any, settings: Any, dataset: Any) -> None:
     """Write the checkpoint; a kill at any moment leaves the old one or the new one.
 
     All processes call it, the first one writes. ``file`` is a ``pathlib.Path``.
@@ -45,7 +47,7 @@ def save(file, state, settings, dataset):
     if state.chance.device.type == "cuda":
         own["cuda"] = torch.cuda.get_rng_state(state.chance.device)
     own["losses"] = [loss.cpu() for loss in state.losses]
-    everyones = [own]
+    everyones: list[Any] = [own]
     if processes > 1:
         everyones = [None] * processes
         dist.all_gather_object(everyones, own)
@@ -69,7 +71,7 @@ def save(file, state, settings, dataset):
     os.replace(partial, file)
 
 
-def load(file, state, settings, dataset):
+def load(file: Path, state: Any, settings: Any, dataset: Any) -> None:
     """Bring ``state`` to where the checkpoint left it, if there is one; the first process reads it.
 
     Raises

@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -119,7 +120,7 @@ def _parser():
     return parser
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     distributed, rank = "WORLD_SIZE" in os.environ, int(os.environ.get("RANK", 0))
@@ -244,7 +245,16 @@ def _train(options, settings, device, rank, command):
     return 0
 
 
-def write_record(settings, result, *, name, command, dataset, device, where):
+def write_record(
+    settings: Settings,
+    result: run.Result,
+    *,
+    name: str,
+    command: str,
+    dataset: data.Dataset,
+    device: torch.device,
+    where: Path,
+) -> Path:
     """Store a run as a record (see :mod:`bn_helpers.records`) and return its path."""
     processes = dist.get_world_size() if dist.is_initialized() else 1
     return records.write(

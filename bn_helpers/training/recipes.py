@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 # Initial learning rate of plain Inception, by model: the paper's for its own network; for the
 # small one, the best of five by the mean of the last four held-out accuracies, over five seeds
@@ -83,17 +84,17 @@ class Settings:
             raise RunError(f"expected precision float32 or bfloat16, got {self.precision!r}")
 
     @property
-    def initial_lr(self):
+    def initial_lr(self) -> float:
         recipe = self.recipe
         return recipe.faster * BASE_LR[recipe.model] if self.lr is None else self.lr
 
-    def lr_at(self, step):
+    def lr_at(self, step: int) -> float:
         """Learning rate of step 0, 1, …: halved ``halvings`` times in the course of the run."""
         return self.initial_lr * 2 ** (-self.recipe.halvings * step / self.steps)
 
 
 # The seven changes of section 4.2.1: name → fields that differ from BN-Baseline.
-CHANGES = {
+CHANGES: dict[str, dict[str, Any]] = {
     "higher learning rate": {"faster": 5.0},
     "no Dropout": {"dropout": 0.0},
     "L2 weight ÷ 5": {"weight_decay": 1e-4},

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +17,10 @@ from torch import nn
 
 from bn_helpers import convert, models
 from bn_helpers.data.image_files import batches
+from bn_helpers.data.splits import Dataset
 from bn_helpers.training import checkpoint
 from bn_helpers.training.augment import Normalizer
-from bn_helpers.training.recipes import RunError
+from bn_helpers.training.recipes import RunError, Settings
 
 EVALUATION_BATCH = 500
 
@@ -37,35 +40,35 @@ class Result(NamedTuple):
     probabilities: torch.Tensor | None
     seconds: float
 
-    def row(self):
+    def row(self) -> dict[str, Any]:
         """What a record keeps of it: a dict without the probabilities."""
         row = self._asdict() | {"seconds": round(self.seconds, 1)}
         del row["probabilities"]
         return row
 
 
-def best_accuracy(curve):
+def best_accuracy(curve: Sequence[Sequence[float]]) -> float:
     """The highest accuracy in a curve, whose rows end with it; 0 if it has none."""
     return max((row[-1] for row in curve), default=0.0)
 
 
-def steps_to(curve, accuracy):
+def steps_to(curve: Sequence[Sequence[float]], accuracy: float) -> float:
     """Steps of the first row of a curve with at least this accuracy, or infinity."""
     return next((row[0] for row in curve if row[-1] >= accuracy), math.inf)
 
 
 def train(  # noqa: C901 (a run reads from top to bottom)
-    settings,
-    dataset,
+    settings: Settings,
+    dataset: Dataset,
     *,
-    device="cpu",
-    folder=None,
-    resume=False,
-    save_every=None,
-    workers=0,
-    progress=None,
-    stop=None,
-):
+    device: str | torch.device = "cpu",
+    folder: Path | None = None,
+    resume: bool = False,
+    save_every: int | None = None,
+    workers: int = 0,
+    progress: Any = None,
+    stop: Callable[[int], bool] | None = None,
+) -> Result:
     """Train the network of ``settings`` on ``dataset`` and return a :class:`Result`.
 
     Neither evaluations nor checkpoints change what is trained. The global random states stay as
@@ -114,7 +117,7 @@ def train(  # noqa: C901 (a run reads from top to bottom)
         model = build(settings, dataset, size)
         if settings.sync_bn:
             convert.synchronize(model, dist.group.WORLD)
-        model.to(device, memory_format=torch.channels_last)
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         forward = torch.compile(model) if settings.compile else model
         chance = torch.Generator(device=device).manual_seed(settings.seed)
         torch.manual_seed(settings.seed * 1000 + rank)  # Dropout draws from the global state
@@ -236,7 +239,7 @@ def _check(settings, images, size, save_every, stop, processes):
         )
 
 
-def divide(settings, number):
+def divide(settings: Settings, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Which of so many training images are trained on, and which curves are measured on."""
     count = min(settings.held_out, max(1, number // 10))
     order = np.random.default_rng(0).permutation(number)
@@ -249,7 +252,7 @@ def divide(settings, number):
     return train_on, held_out
 
 
-def moments(pixels, index, workers):
+def moments(pixels: Any, index: np.ndarray, workers: int) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, in [0, 1], from 5,000 to 10,000 images."""
     index = index[:: max(1, len(index) // 5000)]
     parts = np.array_split(index, len(index) // EVALUATION_BATCH + 1)
@@ -263,12 +266,17 @@ def moments(pixels, index, workers):
     return mean.tolist(), np.sqrt(variance).tolist()
 
 
-def build(settings, dataset, size):
+def build(settings: Settings, dataset: Dataset, size: int) -> nn.Module:
     """The network of ``settings`` with its initial weights, a function of the seed alone."""
     recipe, classes = settings.recipe, len(dataset.classes)
     channels = dataset.train.images.shape[1]
     norm = nn.BatchNorm2d if recipe.bn else None
-    kind = {"norm": norm, "activation": recipe.activation, "dropout": recipe.dropout}
+    kind: dict[str, Any] = {
+        "norm": norm,
+        "activation": recipe.activation,
+        "dropout": recipe.dropout,
+    }
+    model: nn.Module
     if recipe.model == "inception":
         model = models.Inception(settings.reading, classes=classes, lrn=recipe.lrn, **kind)
     elif recipe.model == "small":
@@ -297,7 +305,9 @@ def _optimizer(model, settings):
     )
 
 
-def batch_order(index, batch_size, seed, *, shuffle, start=0, steps):
+def batch_order(
+    index: np.ndarray, batch_size: int, seed: int, *, shuffle: bool, start: int = 0, steps: int
+) -> Iterator[np.ndarray]:
     """Yield the examples (batch_size,) of steps ``start`` to ``steps`` − 1, a function of the seed.
 
     With ``shuffle`` each epoch mixes ``index`` anew; without, the same examples always share a
@@ -323,7 +333,9 @@ def _on_device(pixels, device):
     return torch.from_numpy(pixels).to(device) if isinstance(pixels, np.ndarray) else pixels
 
 
-def feed(pixels, order, device, workers):
+def feed(
+    pixels: Any, order: Iterable[np.ndarray], device: str | torch.device, workers: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield (indices, uint8 images) on the device for the index arrays of ``order``."""
     if isinstance(pixels, torch.Tensor):
         on_device = (torch.from_numpy(batch).to(device) for batch in order)
@@ -333,7 +345,14 @@ def feed(pixels, order, device, workers):
             yield batch.to(device), found.to(device, non_blocking=True)
 
 
-def predict(model, normalizer, pixels, index, settings, workers):
+def predict(
+    model: Any,
+    normalizer: Normalizer,
+    pixels: Any,
+    index: np.ndarray,
+    settings: Settings,
+    workers: int,
+) -> torch.Tensor:
     """Class probabilities (len(index), classes) in eval mode, on the CPU, the same everywhere.
 
     The first process computes them with its running statistics; the others wait.
@@ -375,7 +394,7 @@ def _accuracy(probabilities, labels):
     return float((probabilities.argmax(1).numpy() == labels).mean())
 
 
-def device_name(device):
+def device_name(device: torch.device) -> str | None:
     """What a record says of ``device``: the GPU's name, or None for the processor."""
     device = torch.device(device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
