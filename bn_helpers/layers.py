@@ -176,7 +176,7 @@ class BatchNorm(_BatchNorm):
 
 
 class _Normalize(Function):
-    """y = gamma · x_hat + beta of x, gamma, beta (or None: 1, 0), mean and inv_std; its derivatives.
+    """y = gamma · x_hat + beta of x, gamma, beta (None: 1, 0), mean and inv_std; its derivatives.
 
     With m, a number, mean and inv_std = 1 / sqrt(var + eps) are those of the batch's m values per
     channel, on all processes of the group together, and functions of x; they are computed before,
