@@ -27,7 +27,7 @@ CASES = [  # layout, shape, pages; "new" first, since malloc never unlearns what
 ]
 
 
-def measure(rounds=25):
+def measure(rounds=51):
     results = []
     for layout, shape, pages in CASES:
         set_pages(pages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import random
 import shutil
 import sys
 import time
@@ -30,8 +31,10 @@ def interleaved(functions, rounds, device="cpu", round_seconds=ROUND_SECONDS):
     gc.disable()
     thread, process = time.thread_time(), time.process_time()
     try:
+        order = random.Random(0)
         for _ in range(rounds):
-            for name, function in functions.items():
+            # Another order each time: what ran before leaves its traces in caches and in malloc.
+            for name, function in order.sample(list(functions.items()), len(functions)):
                 start = _now(device)
                 for _ in range(calls[name]):
                     function()
