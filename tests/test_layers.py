@@ -74,11 +74,14 @@ def pair(shape, dtype=torch.float64, seed=0, **options):
 
 @contextlib.contextmanager
 def tile_size(values):
-    kept, memory.TILE = memory.TILE, values
+    """Tiles of so many values; below the real size also what is done with large tensors only."""
+    kept = memory.TILE, memory.SMALL
+    memory.TILE = values
+    memory.SMALL = 0 if values < kept[0] else kept[1]
     try:
         yield
     finally:
-        memory.TILE = kept
+        memory.TILE, memory.SMALL = kept
 
 
 def assert_same_state(ours, theirs, **tolerance):

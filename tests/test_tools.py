@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 import tools  # noqa: E402
 
-from bn_helpers import convert  # noqa: E402
+from bn_helpers import convert, memory  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
 
@@ -31,10 +31,15 @@ def assert_same(ours, theirs):
         assert ours == theirs
 
 
+@pytest.mark.parametrize("size", ["small", "large"])
 @pytest.mark.parametrize(("title", "function"), tools.USES, ids=[f.__name__ for _, f in tools.USES])
-def test_a_tool_treats_ours_like_native(title, function):
+def test_a_tool_treats_ours_like_native(title, function, size, monkeypatch):
     # caught: another base class; a Function without jvp, vmap or setup_context; statistics kept as
-    # constants where they are differentiated; a buffer moved once too often, or not at all
+    # constants where they are differentiated; a buffer moved once too often, or not at all; tiles
+    # and in-place operations where something watches
+    if size == "large":
+        monkeypatch.setattr(memory, "SMALL", 0)
+        monkeypatch.setattr(memory, "TILE", 10)
     theirs = tools.outcome(function, nn.BatchNorm2d)
     ours = tools.outcome(function, tools.ours)
     if title in tools.WAYS_ROUND:
