@@ -16,7 +16,7 @@ def stored():
     return (ROOT / "book" / "api.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch.jit
 def test_the_stored_page_is_current(stored):
     # caught: a docstring, a signature or a tool's outcome that changed without the page
     assert stored == api.build(), "the page is out of date: run scripts/api.py"

@@ -13,7 +13,11 @@ import tools  # noqa: E402
 
 from bn_helpers import convert, memory  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
+# Of torch.jit, in newer versions also where forward mode is first used.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 
 
 def assert_same(ours, theirs):
