@@ -73,6 +73,7 @@ def execute(path):
 
 
 def main(arguments):
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the kernels inherit it; two are far slower
     paths = [Path(a) for a in arguments] or notebooks()
     for path in paths:
         print(f"executing {path}", flush=True)
