@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 HALF = (torch.float16, torch.bfloat16)
 #: Values in a tile: a CPU is fastest on pieces of the batch that stay in its cache (1 MB here).
 TILE = 1 << 18
-#: Values in a table (N, C) for which Python takes longer than the arithmetic.
+#: Values in a tensor for which Python takes longer than the arithmetic.
 SMALL = 1 << 15
 
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import distributed as dist
 from torch import nn
+from torch.autograd import forward_ad
 
 from bn_helpers import convert
 from bn_helpers.layers import BatchNorm
@@ -481,6 +482,20 @@ def test_synchronize_changes_every_layer_and_keeps_what_it_holds(group):
     assert type(alone) is BatchNorm
     x = normal((4, 3), 0, torch.float32)
     torch.testing.assert_close(alone(x), nn.BatchNorm1d(3)(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch.jit
+def test_forward_mode_with_a_group_equals_that_without(group):
+    # caught: sums of tangents that stay on their process; statistics whose tangents are lost
+    x, direction = normal((6, 3), 0).requires_grad_(), normal((6, 3), 1)
+    found = []
+    for shared in (None, group):
+        layer = BatchNorm(3, dtype=torch.float64, process_group=shared)
+        with forward_ad.dual_level():
+            y = layer(forward_ad.make_dual(x, direction))
+            (dx,) = torch.autograd.grad(y.pow(3).sum(), x)  # over it, for products with Hessians
+            found.append([*forward_ad.unpack_dual(y), *forward_ad.unpack_dual(dx)])
+    torch.testing.assert_close(found[1], found[0])
 
 
 def test_what_cannot_be_synchronised_is_said(group):
