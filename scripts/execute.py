@@ -17,7 +17,7 @@ import yaml
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
-KEPT_METADATA = ("tags", "mystnb")
+KEPT_METADATA = ("tags", "mystnb", "bn")
 
 
 def notebooks(book=ROOT / "book"):
