@@ -291,7 +291,7 @@ def _layer(wrong: Wrong) -> Any:
                     mean = mean.detach()
                 for old, new in (
                     (self.running_mean, mean),
-                    (self.running_var, var * m / (m - (not {"biased", "m - 1"} & wrong))),
+                    (self.running_var, var if "biased" in wrong else var * m / (m - 1)),
                 ):
                     new = new if "graph" in wrong else new.detach()
                     if "stand still" not in wrong:
@@ -344,7 +344,7 @@ bug_4 = Exercise(
         "stand still": Mistake("the running averages no longer move", AVERAGE),
         "biased": Mistake("running_var no longer gets the m/(m − 1)", LAYER),
         "m - 1": Mistake("x̂ divides by the root of a variance with m − 1", LINES),
-        "both modes": Mistake("evaluation mode now uses the batch's statistics, too", SYMPTOMS),
+        "both modes": Mistake("both modes do the same: `self.training` is not asked", SYMPTOMS),
     },
     [
         "Both modes give the right y. So the numbers are right, and something that goes with "
@@ -379,18 +379,14 @@ def _both_modes(
     if training or "always" in wrong:
         m = len(x)
         batch = x.mean(axis=0), x.var(axis=0)
-        corrected = batch[1] * m / (m - (not {"biased", "m - 1"} & wrong))
+        corrected = batch[1] if "biased" in wrong else batch[1] * m / (m - 1)
         turned = {"planted", "default"} & wrong
         for_mean = 1 - momentum if turned or "var alone" in wrong else momentum
         for_var = 1 - momentum if turned or "mean alone" in wrong else momentum
         keep_mean, keep_var = (1, 1) if "sum" in wrong else (1 - for_mean, 1 - for_var)
         running_mean = keep_mean * running_mean + for_mean * batch[0]
         running_var = keep_var * running_var + for_var * corrected
-        if training:
-            mean, var = (running_mean, running_var) if "running" in wrong else batch
-        if "m - 1" in wrong:
-            var = var * m / (m - 1) if training else var
-            running_var = running_var * 1.0
+        mean, var = (running_mean, running_var) if "running" in wrong else batch
     y = gamma * (x - mean) / np.sqrt(var + eps) + beta
     return y, running_mean, running_var
 
@@ -438,7 +434,7 @@ bug_5 = Exercise(
         "running": Mistake(
             "training mode normalises with the running averages; it uses the batch's", LAYER
         ),
-        "always": Mistake("the averages move in evaluation mode, too", SYMPTOMS),
+        "always": Mistake("both modes do the same: `training` is not asked", SYMPTOMS),
     },
     [
         "y is right while training. What differs in evaluation mode is running_mean and "
@@ -484,9 +480,13 @@ def _kept(wrong: Wrong) -> Any:
                 m = len(x)
                 mean, var = x.mean(dim=0), x.var(dim=0, correction=0)
                 corrected = var if "biased" in wrong else var * m / (m - 1)
-                with torch.no_grad():
-                    self.running_mean.lerp_(mean, self.momentum)
-                    self.running_var.lerp_(corrected, self.momentum)
+                for name, new in (("running_mean", mean), ("running_var", corrected)):
+                    old = getattr(self, name)
+                    moved = (1 - self.momentum) * old.detach() + self.momentum * new.detach()
+                    if "parameters" in wrong:
+                        old.data = moved
+                    else:
+                        setattr(self, name, moved)
             return self.gamma * (x - mean) / torch.sqrt(var + self.eps) + self.beta
 
     return Layer
@@ -537,7 +537,7 @@ bug_6 = Exercise(
         ),
         "from 0": Mistake("running_var starts at 0; it starts at 1", LAYER),
         "biased": Mistake("running_var no longer gets the m/(m − 1)", LAYER),
-        "both modes": Mistake("evaluation mode now uses the batch's statistics, too", SYMPTOMS),
+        "both modes": Mistake("both modes do the same: `self.training` is not asked", SYMPTOMS),
     },
     [
         "Training mode does not notice: it asks the batch. What does evaluation mode ask?",
