@@ -281,7 +281,8 @@ def _layer(wrong: Wrong) -> Any:
             self.register_buffer("running_var", torch.ones(num_features))
 
         def forward(self, x: Any) -> Any:
-            mean, var = self.running_mean, self.running_var
+            mean: Any = self.running_mean
+            var: Any = self.running_var
             if self.training or "both modes" in wrong:
                 m = len(x)
                 mean, var = x.mean(dim=0), x.var(dim=0, correction=int("m - 1" in wrong))
@@ -289,13 +290,11 @@ def _layer(wrong: Wrong) -> Any:
                     var = var.detach()
                 if {"planted", "only var"} & wrong:
                     mean = mean.detach()
-                for old, new in (
-                    (self.running_mean, mean),
-                    (self.running_var, var if "biased" in wrong else var * m / (m - 1)),
-                ):
+                corrected = var if "biased" in wrong else var * m / (m - 1)
+                for name, new in (("running_mean", mean), ("running_var", corrected)):
                     new = new if "graph" in wrong else new.detach()
                     if "stand still" not in wrong:
-                        old.lerp_(new, self.momentum)
+                        getattr(self, name).lerp_(new, self.momentum)
             return self.gamma * (x - mean) / torch.sqrt(var + self.eps) + self.beta
 
     return Layer
@@ -396,7 +395,7 @@ def _average_over(
 ) -> dict[str, Any]:
     """Three batches in training mode, then one in evaluation mode."""
     running = np.zeros(len(gamma)), np.ones(len(gamma))
-    results = {}
+    results: dict[str, Any] = {}
     for number, x in enumerate(batches, 1):
         training = number < len(batches)
         y, *running = attempt(x, gamma, beta, *running, training, **options)
@@ -475,7 +474,8 @@ def _kept(wrong: Wrong) -> Any:
                     self.register_buffer(name, value, persistent="not persistent" not in wrong)
 
         def forward(self, x: Any) -> Any:
-            mean, var = self.running_mean, self.running_var
+            mean: Any = self.running_mean
+            var: Any = self.running_var
             if self.training or "both modes" in wrong:
                 m = len(x)
                 mean, var = x.mean(dim=0), x.var(dim=0, correction=0)

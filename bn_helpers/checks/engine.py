@@ -161,7 +161,7 @@ class Exercise(Check):
         if difference and self.planted is not None:
             handed_out = self.known(frozenset([self.planted]))
             if self._first_difference(results, handed_out) is None:
-                todo = "This does what the code did as it was. Mend the line"
+                todo = "This does what the code did as it was.\nMend it"
                 return self._untouched(todo, [self.planted])
         if changed and self.keeps_inputs:
             return self._wrong(
