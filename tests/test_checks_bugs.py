@@ -496,6 +496,18 @@ def statistics(x):
     assert (verdict.outcome, verdict.mistakes) == ("right", ("floats",))
 
 
+def test_the_printed_table_says_what_the_question_asks():
+    """And on fresh layers B.3 and B.8 pass, as the text says."""
+    outputs = [o.text for cell in CELLS for o in cell.get("outputs", []) if "shape" in o.text]
+    drawn, fresh = ([line.split() for line in text.splitlines()] for text in outputs)
+    tests = drawn[0]
+    for table, passes in ((drawn, ()), (fresh, ("B.3", "B.8"))):
+        for bug, *words in table[1:]:
+            caught = [test for test, word in zip(tests, words, strict=True) if word == "caught"]
+            answer = "none" if bug in passes else checks.bug_tests.answers[bug]
+            assert caught == [answer] or (caught, answer) == ([], "none")
+
+
 # The symptoms, as the tasks tell them.
 
 
