@@ -186,7 +186,8 @@ identity = Exercise(
     [
         "Write down the third and fourth line of Algorithm 1 and demand y = x. What must γ cancel, "
         "and what must β bring back?",
-        "γ has to cancel the whole denominator, ε included; β has to bring back what was subtracted.",
+        "γ has to cancel the whole denominator, ε included; β has to bring back what was "
+        "subtracted.",
         "Both have shape (C,) and come from the batch: one from its variance over axis 0, one from "
         "its mean.",
     ],
@@ -266,8 +267,8 @@ scale = Question(
         "What happens to the mean and to the standard deviation of Wu in each case?",
         "Nothing changes where the factor is positive, is the same for all examples of a unit, and "
         "leaves the variance large beside ε.",
-        "Make a small batch and let `forward` tell you: np.random.default_rng(0).normal(size=(60, 3)) "
-        "for Wu.",
+        "Make a small batch and let your forward tell you; for Wu take "
+        "np.random.default_rng(0).normal(size=(60, 3)).",
     ],
 )
 
@@ -280,24 +281,28 @@ def _variance(rows: Any, wrong: Wrong = NOTHING_WRONG) -> np.ndarray:
         rows = [row[None] for row in np.ravel(rows)]
     mean = np.zeros_like(rows[0])
     squares = np.zeros_like(rows[0])
-    behind = "count behind" in wrong
-    for count, row in enumerate(rows, start=2 if behind else 1):
-        step = row - mean
+    for count, row in enumerate(rows, start=2 if "count behind" in wrong else 1):
+        old = mean
         if "fixed" not in wrong or count == 1:
-            mean = mean + (step / 2 if "halfway" in wrong and count > 1 else step / count)
-        if "old twice" in wrong:
-            squares = squares + step * step
-        elif "new twice" in wrong:
-            squares = squares + (row - mean) ** 2
-        elif "second moment" in wrong:
-            squares = squares + row**2
-        elif "absolute" in wrong:
-            squares = squares + np.abs(step * (row - mean)) ** 0.5
-        else:
-            squares = squares + step * (row - mean)
+            part = 2 if "halfway" in wrong and count > 1 else count
+            mean = mean + (row - mean) / part
+        squares = squares + _square(row, old, mean, wrong)
+    return _divided(squares, mean, len(rows), wrong)
+
+
+def _square(row: Any, old: Any, mean: Any, wrong: Wrong) -> Any:
+    """What a row adds to the squares."""
+    if "second moment" in wrong:
+        return row**2
+    first = row - (mean if "new twice" in wrong else old)
+    second = row - (old if "old twice" in wrong else mean)
+    return np.sqrt(np.abs(first * second)) if "absolute" in wrong else first * second
+
+
+def _divided(squares: Any, mean: Any, m: int, wrong: Wrong) -> Any:
     if "sum" not in wrong:
-        squares = squares / (len(rows) - ("m - 1" in wrong))
-    if "mean too" in wrong:
+        squares = squares / (m - ("m - 1" in wrong))
+    if "mean too" in wrong and "second moment" not in wrong:
         squares = squares - mean**2
     if "root" in wrong:
         squares = np.sqrt(squares)
@@ -353,8 +358,8 @@ variance = Exercise(
     play=lambda attempt, rows: attempt(iter(rows)),
     hard=lambda dtype: [(_far_away(dtype)[0][0].astype(dtype),)],
     hard_sentence=Mistake(
-        "E[x²] − E[x]² is right on paper; where the mean is large beside the spread, both terms lose "
-        "the digits in which they differ. Subtract before you square",
+        "E[x²] − E[x]² is right on paper; where the mean is large beside the spread, both terms "
+        "lose the digits in which they differ. Subtract before you square",
         VARIANCE,
     ),
 )
@@ -365,34 +370,31 @@ def _jacobian(x: np.ndarray, gamma: float, eps: float, wrong: Wrong = NOTHING_WR
     var = x.var(ddof=1) if "m - 1" in wrong else x.var()
     std = np.sqrt(var if "no eps" in wrong else var + eps)
     x_hat = (x if "not centred" in wrong else x - x.mean()) / std
-    mean_part = 0 if "mean constant" in wrong else 1 if "mean not divided" in wrong else 1 / m
-    var_part = (
-        0 if "variance constant" in wrong else 1 if "variance not divided" in wrong else 1 / m
-    )
-    if "two" in wrong:
-        var_part = 2 * var_part
-    if "half" in wrong:
-        var_part = var_part / 2
-    if "mean plus" in wrong:
-        mean_part = -mean_part
-    if "variance plus" in wrong:
-        var_part = -var_part
     products = np.outer(x_hat, x_hat)
     if "own only" in wrong:
         products = np.diag(np.diag(products))
-    answer = np.eye(m) - mean_part - var_part * products
+    answer = np.eye(m) - _part("mean", m, wrong) - _part("variance", m, wrong) * products
     if "diagonal" in wrong:
         answer = np.diag(np.diag(answer))
     if "no gamma" not in wrong:
         answer = gamma * answer
     if "no root" in wrong:
         std = std**2
-    answer = (
-        answer if "not divided" in wrong else answer * std if "times" in wrong else answer / std
-    )
+    if "not divided" not in wrong:
+        answer = answer * std if "times" in wrong else answer / std
     if "step" in wrong:
         answer = 2 * answer
     return -answer if "negative" in wrong else answer
+
+
+def _part(name: str, m: int, wrong: Wrong) -> float:
+    """What stands before the term of the mean or of the variance: 1/m."""
+    part = 1.0 if f"{name} not divided" in wrong else 1 / m
+    if name == "variance":
+        part *= (2 if "two" in wrong else 1) / (2 if "half" in wrong else 1)
+    if f"{name} constant" in wrong:
+        return 0.0
+    return -part if f"{name} plus" in wrong else part
 
 
 def _features() -> list[tuple[Any, ...]]:
@@ -421,7 +423,8 @@ jacobian = Exercise(
             MOVED,
         ),
         "half": Mistake(
-            "the variance's part is half of what it is: the ½ of the root meets the 2 of the square",
+            "the variance's part is half of what it is: the ½ of the root meets the 2 of the "
+            "square",
             MOVED,
         ),
         "mean plus": Mistake("the mean's part has the wrong sign: the mean is subtracted", MOVED),
@@ -430,8 +433,8 @@ jacobian = Exercise(
             MOVED,
         ),
         "own only": Mistake(
-            "the variance's part stands on the diagonal alone; every xᵢ moves the variance, and the "
-            "variance every output",
+            "the variance's part stands on the diagonal alone; every xᵢ moves the variance, and "
+            "the variance every output",
             MOVED,
         ),
         "diagonal": Mistake(
