@@ -305,7 +305,7 @@ def _divided(squares: Any, mean: Any, m: int, wrong: Wrong) -> Any:
     if "mean too" in wrong and "second moment" not in wrong:
         squares = squares - mean**2
     if "root" in wrong:
-        squares = np.sqrt(squares)
+        squares = np.sqrt(np.abs(squares))  # no NaN, which would fit other NaN
     return -squares if "negative" in wrong else squares
 
 
@@ -356,6 +356,7 @@ variance = Exercise(
         "three lines: distance, mean, squares.",
     ],
     play=lambda attempt, rows: attempt(iter(rows)),
+    keeps_inputs=False,  # a row that has come by is the learner's
     hard=lambda dtype: [(_far_away(dtype)[0][0].astype(dtype),)],
     hard_sentence=Mistake(
         "E[x²] − E[x]² is right on paper; where the mean is large beside the spread, both terms "
