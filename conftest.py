@@ -67,8 +67,8 @@ def with_figures(item, compare_outputs, test, ref, skip_compare=None):
     """Whether nbval finds the outputs alike, and bn_helpers.figures what the figures show.
 
     A cell's metadata {"bn": {"figure": {"tolerance": 0.1}}} lets numbers differ by so much of
-    their axis, half of each artist's unless there is a "share", where runs are chaotic. A figure
-    that is stored without a description is passed here: tests/test_notebooks.py insists on it.
+    their axis, 0.4 of each artist's unless there is another "share", where runs are chaotic. A
+    figure stored without a description is passed here: tests/test_notebooks.py insists on it.
     """
     from bn_helpers import figures
 

@@ -37,7 +37,7 @@ DESCRIBED = "application/vnd.bn-helpers.figure+json"
 #: By how much of its axis a number may differ from the stored one, and be the same.
 TOLERANCE = 0.01
 #: Of an artist's numbers, how many may differ by more, up to a tolerance that is asked for.
-SHARE = 0.5
+SHARE = 0.4
 MANY = 24  # numbers; what has more is stored as so few
 JOINT = " | "  # between words that are stored in one line
 
@@ -282,9 +282,8 @@ def _colour(colour: Any, alpha: float | None = None) -> str:
         return "/".join(dict.fromkeys(_colour(row) for row in colour[:MANY])) or "none"
     if isinstance(colour, str) and colour == "none":
         return colour
-    return to_hex((colour, alpha) if alpha is not None else colour, keep_alpha=True).removesuffix(
-        "ff" if alpha in (None, 1) else "-"
-    )
+    shade = to_hex(colour if alpha is None else (colour, alpha), keep_alpha=True)
+    return shade[:7] if shade.endswith("ff") else shade
 
 
 def _look(artist: Any) -> str:
