@@ -3,7 +3,7 @@
     python scripts/execute.py [book/01_whitening.ipynb …]     (default: all)
 
 The first code cell of each notebook, which brings in bn_helpers where it is missing, is written
-here from the repository's address in _config.yml.
+here from the repository's address in _config.yml, and an exercise's stub from its solution.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import yaml
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import exercises  # noqa: E402
+
 KEPT_METADATA = ("tags", "mystnb")
 
 
@@ -49,6 +52,7 @@ def normalise(nb, path):
     for number, cell in enumerate(nb.cells):
         cell.id = f"cell-{number:03d}"
         cell.metadata = {k: v for k, v in cell.metadata.items() if k in KEPT_METADATA}
+    exercises.fill_in(nb.cells)
     nb.metadata = {
         **{k: v for k, v in nb.metadata.items() if k == "bn"},
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

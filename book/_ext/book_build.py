@@ -1,13 +1,16 @@
 """What the book's build adds to Jupyter Book."""
 
 import json
+import re
 from pathlib import Path
 
 from sphinx.pycode import ModuleAnalyzer
 
+from bn_helpers.checks import EXERCISES
 from bn_helpers.claims import MEASURED
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+CHECK = "the-check"  # stands for an exercise's label until its check's name is known
 
 
 def buttons_need_an_address(app, config):
@@ -60,7 +63,58 @@ def measured_as_text(app, docname, source):
     source[0] = json.dumps(notebook)
 
 
+def directive(name, title="", body="", **options):
+    """A MyST directive as a Markdown cell's text."""
+    lines = [f":{key}: {value}".rstrip() for key, value in options.items()]
+    return "\n".join(
+        [f"````{{{name}}} {title}".rstrip(), *lines, *([body] if body else []), "````"]
+    )
+
+
+def exercises_as_blocks(app, docname, source):
+    """Turn an exercise's plain cells into a block with folded hints and a folded solution.
+
+    In the notebook it is a Markdown cell tagged `exercise`, a `stub` and a `solution`; its hints
+    stand with its check.
+    """
+    if not source[0].startswith("{") or '"exercise"' not in source[0]:
+        return
+    notebook = json.loads(source[0])
+    cells, label = [], ""
+
+    def write(text):
+        cells.append({"cell_type": "markdown", "metadata": {}, "source": text})
+
+    for cell in notebook["cells"]:
+        tags, text = cell["metadata"].get("tags", []), "".join(cell["source"])
+        if "exercise" in tags:
+            title, _, body = text.partition("\n")
+            write(directive("exercise-start", title.lstrip("# "), label=CHECK, nonumber=""))
+            write(body)
+            opened = len(cells) - 2
+        elif "stub" in tags:
+            name = re.findall(r"checks\.(\w+)\(", text)[-1]
+            label = f"exercise-{name}"
+            cells[opened]["source"] = cells[opened]["source"].replace(CHECK, label)
+            cells.append(cell)
+            for number, hint in enumerate(EXERCISES[name].hints, 1):
+                write(
+                    directive(
+                        "admonition", f"Hint {number}", "\n" + hint, **{"class": "dropdown tip"}
+                    )
+                )
+            write(directive("exercise-end"))
+        elif "solution" in tags:
+            write(directive("solution-start", label, **{"class": "dropdown"}))
+            cells.append({**cell, "source": text.partition("\n")[2]})
+            write(directive("solution-end"))
+        else:
+            cells.append(cell)
+    source[0] = json.dumps({**notebook, "cells": cells})
+
+
 def setup(app):
+    app.connect("source-read", exercises_as_blocks)
     app.connect("source-read", measured_as_text)
     app.connect("config-inited", buttons_need_an_address, priority=900)
     app.connect("html-page-context", drop_repeated_scripts, priority=900)
