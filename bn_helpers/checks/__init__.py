@@ -6,16 +6,16 @@ of the mistake and where to read on. ``checks.forward.hint()`` gives a hint, and
 NumPy is all that the exercises on arrays need.
 """
 
-from bn_helpers.checks import transform
+from bn_helpers.checks import gradients, transform
 from bn_helpers.checks.engine import Check, Exercise, Mistake, Question, Verdict
 
 #: All exercises by name: the attributes of this package.
 EXERCISES: dict[str, Check] = {
     check.name: check
-    for module in (transform,)
+    for module in (transform, gradients)
     for check in vars(module).values()
     if isinstance(check, Check)
 }
 globals().update(EXERCISES)
 
-__all__ = ["EXERCISES", "Check", "Exercise", "Mistake", "Question", "Verdict", *EXERCISES]  # noqa: PLE0604
+__all__ = ["EXERCISES", "Check", "Exercise", "Mistake", "Question", "Verdict", *EXERCISES]
