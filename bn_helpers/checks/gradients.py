@@ -76,8 +76,8 @@ def _lines(dy: np.ndarray, v: SimpleNamespace, wrong: Wrong = NOTHING_WRONG) -> 
     g.inv_std = of_inv_std if "inv_std not summed" in wrong else of_inv_std.sum(0)
     power = 1 if "one power" in wrong else 2
     g.std = g.inv_std * v.inv_std**power * (1 if "sign of the reciprocal" in wrong else -1)
-    root = v.std if "root multiplied" in wrong else 1 / v.std
-    g.var_eps = g.std * (1 if "half" in wrong else 0.5) * root
+    of_root = g.std * (1 if "half" in wrong else 0.5)
+    g.var_eps = of_root * v.std if "root multiplied" in wrong else of_root / v.std
     g.var = g.var_eps
     g.squared = np.broadcast_to(g.var / (1 if "squared without m" in wrong else m), dy.shape)
     own_way = g.x_hat * (1 if "inv_std forgotten" in wrong else v.inv_std)
@@ -251,51 +251,47 @@ def _backward(
     inv_std: np.ndarray,
     wrong: Wrong = NOTHING_WRONG,
 ) -> Gradients:
-    m = len(dy)
-    divisor = m - 1 if "m - 1" in wrong else m
-    mean_dy = dy.sum(0) / (1 if "sum of dy" in wrong else divisor)
-    product = dy * x_hat
-    mean_product = product.sum(0) / (1 if "sum of dy x_hat" in wrong else divisor)
-    if "each for itself" in wrong:
-        mean_product = product
-    if "whole batch" in wrong:
-        mean_dy = dy.mean()
-        mean_product = product.mean()
-    along = mean_product if "without x_hat" in wrong else x_hat * mean_product
-    detached = {"mean": "mean detached", "variance": "variance detached"}
-    if {detached["mean"], "both detached"} & wrong:
-        mean_dy = np.zeros_like(gamma)
-    if {detached["variance"], "both detached"} & wrong:
-        along = np.zeros_like(dy)
-    mean_dy = -mean_dy if "sign of the mean" in wrong else mean_dy
-    along = -along if "sign of the variance" in wrong else along
-    scale = np.ones_like(gamma) if "no gamma" in wrong else gamma
-    if "inv_std squared" in wrong:
-        scale = scale * inv_std**2
-    elif "std" in wrong:
-        scale = scale / inv_std
-    elif "no inv_std" not in wrong:
-        scale = scale * inv_std
-    scale = scale * (m if "1/m forgotten" in wrong else 1) / (m if "1/m twice" in wrong else 1)
-    dx = scale * (dy - mean_dy - along)
-
-    dgamma = product.sum(0)
+    dx = _scale(len(dy), gamma, inv_std, wrong) * _bracket(dy, x_hat, wrong)
+    dgamma = (dy * x_hat).sum(0)
     if "dgamma without x_hat" in wrong:
         dgamma = dy.sum(0)
     if "dgamma with centred" in wrong:
-        dgamma = (dy * x_hat / inv_std).sum(0)
-    if "dgamma averaged" in wrong:
-        dgamma = dgamma / m
-    if "dgamma by gamma" in wrong:
-        dgamma = dgamma * gamma
+        dgamma = dgamma / inv_std
     dbeta = dy.sum(0)
-    if "dbeta averaged" in wrong:
-        dbeta = dbeta / m
-    if "dbeta by gamma" in wrong:
-        dbeta = dbeta * gamma
-    if "swapped" in wrong:
-        return dx, dbeta, dgamma
-    return dx, dgamma, dbeta
+    dgamma = dgamma * (gamma if "dgamma by gamma" in wrong else 1)
+    dbeta = dbeta * (gamma if "dbeta by gamma" in wrong else 1)
+    dgamma = dgamma / (len(dy) if "dgamma averaged" in wrong else 1)
+    dbeta = dbeta / (len(dy) if "dbeta averaged" in wrong else 1)
+    return (dx, dbeta, dgamma) if "swapped" in wrong else (dx, dgamma, dbeta)
+
+
+def _bracket(dy: np.ndarray, x_hat: np.ndarray, wrong: Wrong) -> np.ndarray:
+    """dy − mean(dy) − x̂ mean(dy · x̂), before γ and inv_std."""
+    m = len(dy) - 1 if "m - 1" in wrong else len(dy)
+    product = dy * x_hat
+    axis = None if "whole batch" in wrong else 0
+    m = m * dy.shape[1] if axis is None else m
+    mean_dy = dy.sum(axis) / (1 if "sum of dy" in wrong else m)
+    mean_product = product.sum(axis) / (1 if "sum of dy x_hat" in wrong else m)
+    if "each for itself" in wrong:
+        mean_product = product
+    along = mean_product if "without x_hat" in wrong else x_hat * mean_product
+    constant = "both detached" in wrong
+    sign = -1 if "sign of the mean" in wrong else 1
+    if not (constant or "mean detached" in wrong):
+        dy = dy - sign * mean_dy
+    sign = -1 if "sign of the variance" in wrong else 1
+    if not (constant or "variance detached" in wrong):
+        dy = dy - sign * along
+    return dy
+
+
+def _scale(m: int, gamma: np.ndarray, inv_std: np.ndarray, wrong: Wrong) -> np.ndarray:
+    scale = np.ones_like(gamma) if "no gamma" in wrong else gamma
+    power = -1 if "std" in wrong else 2 if "inv_std squared" in wrong else 1
+    scale = scale * inv_std ** (0 if "no inv_std" in wrong else power)
+    scale = scale * (m if "1/m forgotten" in wrong else 1)
+    return scale / (m if "1/m twice" in wrong else 1)
 
 
 def _left_behind() -> list[tuple[Any, ...]]:
@@ -485,8 +481,8 @@ numerical_gradient = Numerical(
         "float32": Mistake("float32 has too few digits to subtract; use float64", NUMERICAL),
     },
     [
-        "One entry of x at a time: two calls of f, then back to where it was. `np.ndindex(x.shape)` "
-        "runs over all entries, whatever the shape.",
+        "One entry of x at a time: two calls of f, then back to where it was. "
+        "`np.ndindex(x.shape)` runs over all entries, whatever the shape.",
         "Make an array of zeros like x, put h into one place, and call f at x plus and x minus "
         "this array.",
         "From x − h to x + h is a way of 2h, so that is what the difference is divided by.",
