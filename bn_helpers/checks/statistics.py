@@ -274,7 +274,7 @@ def _track(layer: Any, mean: Any, var: Any, m: int, wrong: Wrong) -> None:
     average = 0.1 if "none is 0.1" in wrong else 1 / (count + ("late" in wrong))
     share = average if layer.momentum is None else layer.momentum
     share = 1 - share if "turned" in wrong and layer.momentum is not None else share
-    factor = m / (m - 1) if m > 1 else np.nan
+    factor = (m / (m - 1) if m > 1 else np.nan) ** (2 if "twice stored" in wrong else 1)
     var = var if "biased stored" in wrong else factor * var
     var = var**0.5 if "std stored" in wrong else var
     for name, new in (("running_mean", mean), ("running_var", var)):
@@ -309,12 +309,24 @@ def _drive(
     layer.eval()
     _one_pass(layer, given, "in evaluation", found)
     _look(layer, "after evaluation", found)
-    try:
-        y = layer(torch.from_numpy(given[:1])).detach()
-    except Exception:
-        y = torch.full((1, len(weight)), torch.nan)
-    found["y of one example in evaluation"] = torch.where(y.isfinite(), y, torch.nan)
+    found["y of one example in evaluation"] = _of_one(layer, given[:1], found)
     return found
+
+
+def _of_one(layer: Any, given: np.ndarray, found: dict[str, Any]) -> Any:
+    """What a layer makes of one example; NaN where it cannot, or where its statistics moved."""
+    import torch
+
+    nothing = torch.full(given.shape, torch.nan)
+    mean = ("running_mean after training", "running_mean after evaluation")
+    before, after = (torch.as_tensor(found[name]) for name in mean)
+    if not torch.equal(before, after):
+        return nothing
+    try:
+        y = layer(torch.from_numpy(given)).detach()
+    except Exception:
+        return nothing
+    return torch.where(y.isfinite(), y, torch.nan)
 
 
 def _one_pass(layer: Any, batch: np.ndarray, when: str, found: dict[str, Any]) -> None:
@@ -339,7 +351,8 @@ def _one_pass(layer: Any, batch: np.ndarray, when: str, found: dict[str, Any]) -
 
 def _look(layer: Any, when: str, found: dict[str, Any]) -> None:
     for name in ("running_mean", "running_var", "num_batches_tracked"):
-        found[f"{name} {when}"] = getattr(layer, name)
+        value = getattr(layer, name)  # a copy: what follows may move it
+        found[f"{name} {when}"] = value.detach().clone() if hasattr(value, "detach") else value
     graph = getattr(layer.running_mean, "grad_fn", None)
     found[f"running_mean's share in the graph {when}"] = float(graph is not None)
 
@@ -364,6 +377,11 @@ layer = Exercise(
         "biased stored": Mistake(
             "running_var averages the variances that divide by m; PyTorch stores those that divide "
             "by m − 1",
+            LAYER,
+        ),
+        "twice stored": Mistake(
+            "m/(m − 1) is in running_var twice: torch's var divides by m − 1 already, unless "
+            "correction=0",
             LAYER,
         ),
         "unbiased used": Mistake(
@@ -596,7 +614,7 @@ def _train(
             weight.copy_(torch.sin(3 * places).reshape(weight.shape))
         last.bias.zero_()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-    batches = split(images, labels, len(images) // 3)
+    batches = split(images, labels, [15, 12, 9])
     accuracies = attempt(model, optimizer, batches, split(held_out, held_labels, sizes), epochs)
     return {
         "the accuracies": accuracies,
