@@ -359,6 +359,8 @@ def _look(layer: Any, when: str, found: dict[str, Any]) -> None:
 
 def _lives() -> list[tuple[Any, ...]]:
     """What layers live through: batches in training mode, one in evaluation mode."""
+    import torch  # noqa: F401  # before the clock runs
+
     rng = np.random.default_rng(43)
     trials = []
     for momentum, sizes in ((0.3, (6, 5)), (None, (5, 7)), (0.1, ())):
@@ -423,16 +425,13 @@ layer = Exercise(
         ),
         "graph": Mistake("the buffers are not detached and keep the graph of every batch", LAYER),
         "plain": Mistake(
-            "the running statistics are plain attributes: they are not saved, loaded or moved; "
-            "register them as buffers",
+            "the running statistics are plain attributes: they are not saved, loaded or "
+            "moved to a device",
             LAYER,
         ),
-        "plain counter": Mistake(
-            "num_batches_tracked is a plain attribute and not saved; register it as a buffer", LAYER
-        ),
+        "plain counter": Mistake("num_batches_tracked is a plain attribute and not saved", LAYER),
         "parameters": Mistake(
-            "the running statistics are parameters, which an optimizer or weight decay may move; "
-            "register them as buffers",
+            "the running statistics are parameters, which an optimizer or weight decay may move",
             LAYER,
         ),
         "not counted": Mistake("num_batches_tracked does not count the batches", LAYER),
@@ -627,6 +626,8 @@ def _train(
 
 
 def _experiments() -> list[tuple[Any, ...]]:
+    import torch  # noqa: F401  # before the clock runs
+
     rng = np.random.default_rng(45)
     trials = []
     for epochs in (3, 4):
@@ -648,25 +649,19 @@ loop = Exercise(
         ),
         "no eval": Mistake(
             "the held-out batches go through in training mode: each is normalised with its own "
-            "statistics and moves the running ones; `model.eval()` is missing",
+            "statistics and moves the running ones",
             SYMPTOMS,
         ),
         "never back": Mistake(
-            "after the first evaluation the model stays in evaluation mode; `model.train()` "
-            "belongs into the loop over the epochs",
+            "after the first evaluation the model stays in evaluation mode and trains on in it",
             SYMPTOMS,
         ),
         "never train": Mistake(
-            "the model trains in evaluation mode: its statistics stand still; `model.train()` is "
-            "missing",
+            "the model trains in evaluation mode from the start: its statistics stand still",
             SYMPTOMS,
         ),
-        "gradients": Mistake(
-            "the evaluation records gradients; it needs `torch.no_grad()`", SYMPTOMS
-        ),
-        "accumulates": Mistake(
-            "the gradients of all steps add up; `optimizer.zero_grad()` is missing", SYMPTOMS
-        ),
+        "gradients": Mistake("the evaluation records gradients, which nobody needs", SYMPTOMS),
+        "accumulates": Mistake("the gradients of all steps add up", SYMPTOMS),
         "per batch": Mistake(
             "the batches' accuracies are averaged though the batches differ in size; count images",
             SYMPTOMS,
