@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import execute
 import nbformat
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,9 +24,9 @@ TOP = """\
 # The claims, measured
 
 Does it come out, on what, and over how many seeds? Each row is a claim of the paper, in our
-words, or a statement in wide circulation. What was measured comes from the chapters: their cells
-compute each figure, judge it by the *rule* beside it, and store figure, rule and verdict; the tests
-compute them again. This page is put together from those stored outputs. Nobody typed a
+words, or a statement in wide circulation. What was measured comes from the chapters and their labs:
+their cells compute each figure, judge it by the *rule* beside it, and store figure, rule and verdict;
+the tests compute them again. This page is put together from those stored outputs. Nobody typed a
 figure or a verdict.
 
 Where a claim has a **headline**, it decides the row and the rest is context. Elsewhere a claim
@@ -47,6 +48,20 @@ def slug(heading):
     return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
 
 
+def is_lab(path):
+    return path.parent.name == "labs"
+
+
+def chapter(path):
+    """A notebook's short name: "03", or "lab 03" for one of its labs."""
+    return f"lab {path.stem[:2]}" if is_lab(path) else path.stem[:2]
+
+
+def in_order(notebooks):
+    """Each chapter before its labs."""
+    return sorted(notebooks, key=lambda path: (path.stem[:2], is_lab(path), path.name))
+
+
 def collect(notebooks):
     """What the notebooks' cells measured: id → list of rows with ``chapter`` and ``link``."""
     found = {}
@@ -63,8 +78,9 @@ def collect(notebooks):
                     continue
                 if set(row) != FIELDS or row["verdict"] not in VERDICTS:
                     raise ClaimsError(f"{path.name}: expected {sorted(FIELDS)}, got {row}")
-                link = f"{path.name}#{slug(heading)}" if heading else path.name
-                row = {**row, "chapter": path.stem[:2], "link": link}
+                page = f"{path.parent.name}/{path.name}" if is_lab(path) else path.name
+                link = f"{page}#{slug(heading)}" if heading else page
+                row = {**row, "chapter": chapter(path), "link": link}
                 rows = found.setdefault(row["id"], [])
                 if any((r["chapter"], r["what"]) == (row["chapter"], row["what"]) for r in rows):
                     raise ClaimsError(f"{path.name}: {row['id']} measures {row['what']!r} twice")
@@ -132,7 +148,7 @@ def page(sections, measured):
 
 
 def build(book=BOOK):
-    return page(wording(), collect(sorted(book.glob("*.ipynb"))))
+    return page(wording(), collect(in_order(execute.notebooks(book))))
 
 
 if __name__ == "__main__":

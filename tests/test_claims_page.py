@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 import claims as script  # noqa: E402
 
-NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+NOTEBOOKS = script.in_order(script.execute.notebooks())
 ASKED = {name: claim for section in wording().values() for name, claim in section.items()}
 
 
@@ -64,6 +64,7 @@ def stored(tmp_path, *rows, name="01_x.ipynb"):
     for row in rows:
         output = nbformat.v4.new_output("display_data", data={MEASURED: row})
         cells.append(nbformat.v4.new_code_cell("", outputs=[output]))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / name)
     return script.collect([tmp_path / name])
 
@@ -106,6 +107,17 @@ def test_the_verdict_comes_from_all_measurements_without_a_headline(tmp_path, ve
     assert f"| {label} |" in page
     assert "0: 1; 5 seeds, toy; *above 0* [01](01_x.ipynb#a-question-asked)" in page
     assert f"Of 1 rows: {label}: 1." in page
+
+
+def test_a_lab_is_linked_as_one(tmp_path):
+    page = script.page(ONE, stored(tmp_path, row(), name="labs/01_y.ipynb"))
+    assert "[lab 01](labs/01_y.ipynb#a-question-asked)" in page
+
+
+def test_a_chapter_stands_before_its_labs():
+    names = ["book/02_a.ipynb", "book/labs/01_z.ipynb", "book/labs/01_b.ipynb", "book/01_c.ipynb"]
+    ordered = script.in_order([Path(name) for name in names])
+    assert [path.stem for path in ordered] == ["01_c", "01_b", "01_z", "02_a"]
 
 
 @pytest.mark.parametrize("verdict", ["holds", "does not hold", "not resolved", "identity"])

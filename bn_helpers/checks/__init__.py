@@ -18,4 +18,4 @@ EXERCISES: dict[str, Check] = {
 }
 globals().update(EXERCISES)
 
-__all__ = ["EXERCISES", "Check", "Exercise", "Mistake", "Question", "Verdict", *EXERCISES]  # noqa: PLE0604
+__all__ = ["EXERCISES", "Check", "Exercise", "Mistake", "Question", "Verdict", *EXERCISES]

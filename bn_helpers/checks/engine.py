@@ -47,7 +47,7 @@ class Verdict(NamedTuple):
 
 
 class Check:
-    """An exercise's hints, and how a verdict is shown. Calling it judges, and prints the verdict."""
+    """An exercise's hints and its verdict. Calling it judges, and prints the verdict."""
 
     def __init__(self, name: str, hints: Sequence[str]) -> None:
         self.name = name
@@ -69,8 +69,8 @@ class Check:
     def _untouched(self) -> Verdict:
         return Verdict(
             UNTOUCHED,
-            f"Not attempted yet. Fill in the dots and run the cell again; checks.{self.name}.hint() "
-            "gives a hint.",
+            "Not attempted yet. Fill in the dots and run the cell again. "
+            f"For a hint: checks.{self.name}.hint()",
         )
 
     def _wrong(
@@ -89,8 +89,8 @@ class Exercise(Check):
     name
         the check's name in ``checks``.
     model
-        ``model(wrong)`` is the right attempt for an empty set of switches, and an attempt with these
-        mistakes otherwise.
+        ``model(wrong)`` is the right attempt for an empty set of switches, and otherwise an attempt
+        with these mistakes.
     trials
         ``trials()`` lists the arguments of each call, arrays in float64, generic and seeded.
     returns

@@ -1,4 +1,4 @@
-"""Running code that a learner wrote: it may raise, print, loop without end, or change its inputs."""
+"""Running code that a learner wrote: it may raise, print, or loop without end."""
 
 from __future__ import annotations
 

@@ -101,13 +101,13 @@ forward = Exercise(
         "beta inside": Mistake("β is added before γ multiplies; γ multiplies x̂ alone", STEPS),
     },
     [
-        "Four lines, in Algorithm 1's order: mean, variance, x̂, y. Which axis of x holds the batch?",
+        "Four lines, in Algorithm 1's order: mean, variance, x̂, y. Which axis is the batch's?",
         "x has shape (N, C); a mean over axis 0 has shape (C,), and NumPy stretches it over x.",
-        "The variance is the mean over axis 0 of the square of x − mean; ε joins it under the root.",
+        "The variance is the mean over axis 0 of (x − mean) squared; ε joins it under the root.",
     ],
     hard=_far_away,
     hard_sentence=Mistake(
-        "the digits are lost where the mean is large beside the spread, as E[x²] − E[x]² loses them",
+        "Where the mean is large beside the spread, E[x²] − E[x]² leaves no digit",
         "02, Computing the variance",
     ),
 )

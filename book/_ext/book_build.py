@@ -4,13 +4,14 @@ import json
 import re
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.pycode import ModuleAnalyzer
+from sphinx_exercise.nodes import exercise_node
 
 from bn_helpers.checks import EXERCISES
 from bn_helpers.claims import MEASURED
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CHECK = "the-check"  # stands for an exercise's label until its check's name is known
 
 
 def buttons_need_an_address(app, config):
@@ -63,57 +64,56 @@ def measured_as_text(app, docname, source):
     source[0] = json.dumps(notebook)
 
 
-def directive(name, title="", body="", **options):
-    """A MyST directive as a Markdown cell's text."""
-    lines = [f":{key}: {value}".rstrip() for key, value in options.items()]
-    return "\n".join(
-        [f"````{{{name}}} {title}".rstrip(), *lines, *([body] if body else []), "````"]
-    )
+def markdown(text):
+    return {"cell_type": "markdown", "metadata": {}, "source": text}
+
+
+def directive(kind, title, *lines):
+    """A Markdown cell that holds a MyST directive."""
+    return markdown("\n".join([f"````{{{kind}}} {title}".rstrip(), *lines, "````"]))
+
+
+def block(question, stub, solution):
+    """An exercise's three cells as a block with folded hints and a folded solution."""
+    title, _, task = "".join(question["source"]).partition("\n")
+    name = re.findall(r"checks\.(\w+)\(", "".join(stub["source"]))[-1]
+    hints = enumerate(EXERCISES[name].hints, 1)
+    number = title.removeprefix("### Exercise ")
+    folded = "".join(solution["source"]).partition("\n")[2]  # without Colab's title
+    return [
+        directive("exercise-start", number, f":label: exercise-{name}", ":nonumber:"),
+        markdown(task),
+        stub,
+        *(directive("admonition", f"Hint {n}", ":class: dropdown tip", "", h) for n, h in hints),
+        directive("exercise-end", ""),
+        directive("solution-start", f"exercise-{name}", ":class: dropdown"),
+        {**solution, "source": folded},
+        directive("solution-end", ""),
+    ]
 
 
 def exercises_as_blocks(app, docname, source):
-    """Turn an exercise's plain cells into a block with folded hints and a folded solution.
-
-    In the notebook it is a Markdown cell tagged `exercise`, a `stub` and a `solution`; its hints
-    stand with its check.
-    """
+    """Show a notebook's exercises, which there are plain cells with tags, as blocks."""
     if not source[0].startswith("{") or '"exercise"' not in source[0]:
         return
     notebook = json.loads(source[0])
-    cells, label = [], ""
+    old, new = iter(notebook["cells"]), []
+    for cell in old:
+        tagged = "exercise" in cell["metadata"].get("tags", [])
+        new += block(cell, next(old), next(old)) if tagged else [cell]
+    named = [{**cell, "id": f"cell-{number:03d}"} for number, cell in enumerate(new)]
+    source[0] = json.dumps({**notebook, "cells": named})
 
-    def write(text):
-        cells.append({"cell_type": "markdown", "metadata": {}, "source": text})
 
-    for cell in notebook["cells"]:
-        tags, text = cell["metadata"].get("tags", []), "".join(cell["source"])
-        if "exercise" in tags:
-            title, _, body = text.partition("\n")
-            write(directive("exercise-start", title.lstrip("# "), label=CHECK, nonumber=""))
-            write(body)
-            opened = len(cells) - 2
-        elif "stub" in tags:
-            name = re.findall(r"checks\.(\w+)\(", text)[-1]
-            label = f"exercise-{name}"
-            cells[opened]["source"] = cells[opened]["source"].replace(CHECK, label)
-            cells.append(cell)
-            for number, hint in enumerate(EXERCISES[name].hints, 1):
-                write(
-                    directive(
-                        "admonition", f"Hint {number}", "\n" + hint, **{"class": "dropdown tip"}
-                    )
-                )
-            write(directive("exercise-end"))
-        elif "solution" in tags:
-            write(directive("solution-start", label, **{"class": "dropdown"}))
-            cells.append({**cell, "source": text.partition("\n")[2]})
-            write(directive("solution-end"))
-        else:
-            cells.append(cell)
-    source[0] = json.dumps({**notebook, "cells": cells})
+def plain_titles(app, doctree, docname):
+    """Write Exercise 2.1 · … in place of Exercise (2.1 · …)."""
+    for found in doctree.findall(exercise_node):
+        word, _, *title, _ = found[0].children
+        found[0].children = [word, nodes.Text(" "), *title]
 
 
 def setup(app):
+    app.connect("doctree-resolved", plain_titles)
     app.connect("source-read", exercises_as_blocks)
     app.connect("source-read", measured_as_text)
     app.connect("config-inited", buttons_need_an_address, priority=900)
