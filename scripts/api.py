@@ -9,15 +9,20 @@ import importlib
 import inspect
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 from textwrap import indent
 
+import nbformat
 from sphinx.ext.napoleon import Config, NumpyDocstring
 from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
+import execute  # noqa: E402
 import tools  # noqa: E402
+
+from bn_helpers import checks  # noqa: E402
 
 PAGE = ROOT / "book" / "api.md"
 NAPOLEON = Config(napoleon_use_param=False, napoleon_use_rtype=False)
@@ -46,6 +51,8 @@ MODULES = {
     "records": "Records of runs and timings",
     "claims": "What is measured, and the rule that judges it",
     "plotting": "One style for all figures",
+    "checks": "Exercises that name the mistake",
+    "checks.engine": "An exercise, a question, a verdict",
 }
 TOP = """\
 # The helper package
@@ -62,6 +69,24 @@ ours; values, gradients, buffers and modes are compared.
 | Tool | Ours beside PyTorch's |
 |---|---|
 """
+CHECKS = """\
+Each exercise, where it stands, and how many mistakes its check knows by name (pairs of them too).
+
+| Check | Exercise | Minutes | Mistakes known |
+|---|---|---|---|
+"""
+
+
+def exercises():
+    """A row of the table for each exercise, in the book's order."""
+    for path in execute.notebooks():
+        cells = nbformat.read(path, as_version=4).cells
+        for cell, stub in pairwise(cells):
+            if "exercise" in cell.metadata.get("tags", []):
+                title, minutes = re.match(r"### (.+)\n\n\*.*?(\d+) minutes", cell.source).groups()
+                name = re.findall(r"checks\.(\w+)\(", stub.source)[-1]
+                known = len(checks.EXERCISES[name].mistakes)
+                yield f"| `checks.{name}` | [{title}](#exercise-{name}) | {minutes} | {known} |"
 
 
 def text_of(docstring, depth):
@@ -127,6 +152,8 @@ def build():
         page.append(f"{heading} `{name}` – {about}\n\n```{{eval-rst}}\n{of_module(name)}```\n")
         if name == "layers":
             page.append(TOOLS + "\n".join(f"| {a} | {b} |" for a, b in tools.table()) + "\n")
+        if name == "checks":
+            page.append(CHECKS + "\n".join(exercises()) + "\n")
     return "\n".join(page)
 
 

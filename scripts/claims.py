@@ -25,9 +25,9 @@ TOP = """\
 
 Does it come out, on what, and over how many seeds? Each row is a claim of the paper, in our
 words, or a statement in wide circulation. What was measured comes from the chapters and their labs:
-their cells compute each figure, judge it by the *rule* beside it, and store figure, rule and verdict;
-the tests compute them again. This page is put together from those stored outputs. Nobody typed a
-figure or a verdict.
+their cells compute each figure, judge it by the *rule* beside it, and store figure, rule and
+verdict; the tests compute them again. This page is put together from those stored outputs. Nobody
+typed a figure or a verdict.
 
 Where a claim has a **headline**, it decides the row and the rest is context. Elsewhere a claim
 **holds** where all its measurements bear it out, **holds in part** where some do, and **does not

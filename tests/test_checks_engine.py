@@ -143,6 +143,47 @@ class Doubler:
         return 2 * x
 
 
+TRIPLE = Exercise(
+    "mend",
+    EXERCISE.model,
+    EXERCISE.trials,
+    ["y"],
+    {**EXERCISE.mistakes, "thrice": Mistake("it is still too large")},
+    ["a nudge", "nearly it"],
+    planted="thrice",
+)
+
+
+@pytest.mark.parametrize("attempt", [lambda x: 3 * x, lambda x: x + x + x])
+def test_a_planted_bug_is_not_attempted(attempt):
+    """The code as it was handed out, or a form of it that gives the same."""
+    assert TRIPLE.judge(attempt) == (
+        "not attempted",
+        "Not attempted yet. This does what the code did as it was. "
+        "Mend the line and run the cell again. For a hint: checks.mend.hint()",
+        ("thrice",),
+    )
+
+
+@pytest.mark.parametrize("attempt", [None, ..., stub, not_implemented, lambda x: ...])
+def test_a_planted_bug_has_no_dots_to_fill_in(attempt):
+    assert said(attempt, TRIPLE).startswith("Not attempted yet. Mend the code and run")
+
+
+def test_a_mend_of_a_planted_bug_is_judged_like_any_code():
+    assert TRIPLE.judge(lambda x: 2 * x).words == "Right."
+    assert TRIPLE.judge(lambda x: 2 * (x + 1)).mistakes == ("plus 1",)
+    assert TRIPLE.judge(lambda x: 5 * x).outcome == "wrong"
+    assert TRIPLE.judge(in_place).words.startswith("Wrong: it changes its argument number 1")
+
+
+def test_a_planted_bug_is_named_beside_a_new_mistake():
+    assert TRIPLE.judge(lambda x: 3 * (x + 1)).words.splitlines()[1:3] == [
+        "Mistake: it is still too large.",
+        "Mistake: 1 is added first: chapter 02, Summary.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("attempt", "line"),
     [

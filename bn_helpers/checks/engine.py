@@ -66,11 +66,12 @@ class Check:
         self._given = max(self._given, 1)
         print(f"Hint {self._given} of {len(self.hints)}: {self.hints[self._given - 1]}")
 
-    def _untouched(self) -> Verdict:
+    def _untouched(self, todo: str = "Fill in the dots", mistakes: Sequence[str] = ()) -> Verdict:
         return Verdict(
             UNTOUCHED,
-            "Not attempted yet. Fill in the dots and run the cell again. "
+            f"Not attempted yet. {todo} and run the cell again. "
             f"For a hint: checks.{self.name}.hint()",
+            tuple(mistakes),
         )
 
     def _wrong(
@@ -82,7 +83,7 @@ class Check:
 
 
 class Exercise(Check):
-    """Code to write: a function, or anything that ``play`` knows how to drive.
+    """Code to write, or to mend: a function, or anything that ``play`` knows how to drive.
 
     Parameters
     ----------
@@ -109,6 +110,10 @@ class Exercise(Check):
         whether an attempt must leave its arguments as they are.
     seconds
         the limit for all calls of one check.
+    planted
+        where the learner mends wrong code, the switch among ``mistakes`` that is the code as it is
+        handed out: an attempt that does the same is not attempted. Its sentence is read where a
+        mend leaves it in and breaks something else, so it says what a user sees and not the cause.
     """
 
     def __init__(
@@ -125,35 +130,42 @@ class Exercise(Check):
         hard_sentence: Mistake | None = None,
         keeps_inputs: bool = True,
         seconds: float = 5.0,
+        planted: str | None = None,
     ) -> None:
         super().__init__(name, hints)
         self.model, self.trials, self.returns = model, trials, tuple(returns)
         self.mistakes = dict(mistakes)
         self.play = play or (lambda attempt, *arguments: attempt(*arguments))
         self.hard, self.hard_sentence = hard, hard_sentence
-        self.keeps_inputs, self.seconds = keeps_inputs, seconds
+        self.keeps_inputs, self.seconds, self.planted = keeps_inputs, seconds, planted
         self._known: dict[Wrong, list[dict[str, Any]]] = {}
 
     def judge(self, attempt: Any) -> Verdict:
         """The verdict on a learner's ``attempt``; it never raises."""
+        todo = "Fill in the dots" if self.planted is None else "Mend the code"
         if attempt is None or attempt is ... or is_stub(attempt):
-            return self._untouched()
+            return self._untouched(todo)
         if complaint := _no_code(attempt):
             return self._wrong(complaint)
         done = guard.run(lambda: self._results(attempt, self.trials()), self.seconds)
         if done.untouched:
-            return self._untouched()
+            return self._untouched(todo)
         if done.failure:
             return self._wrong(f"{done.failure}.")
         results, changed = done.value
         if all(value is ... for result in results for value in result.values()):
-            return self._untouched()
+            return self._untouched(todo)
+        difference = self._first_difference(results, self.known(NOTHING_WRONG))
+        if difference and self.planted is not None:
+            handed_out = self.known(frozenset([self.planted]))
+            if self._first_difference(results, handed_out) is None:
+                todo = "This does what the code did as it was. Mend the line"
+                return self._untouched(todo, [self.planted])
         if changed and self.keeps_inputs:
             return self._wrong(
                 f"it changes its argument {changed} in place; the caller still needs it.",
                 mistakes=["in place"],
             )
-        difference = self._first_difference(results, self.known(NOTHING_WRONG))
         if difference is None:
             return self._hard(attempt, results)
         named = self._named(results)
