@@ -226,6 +226,10 @@ def _layer(wrong: Wrong) -> Any:
     from torch import nn
 
     class Layer(nn.Module):
+        running_mean: Any
+        running_var: Any
+        num_batches_tracked: Any
+
         def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1):
             super().__init__()
             self.eps, self.momentum = eps, momentum
@@ -535,15 +539,15 @@ def _play_swap(attempt: Any, backwards: bool, training: bool) -> dict[str, Any]:
     old, new = kinds[::-1] if backwards else kinds
 
     def normalised(maps: int, **settings: Any) -> Any:
-        layer = old(maps, **settings)
+        layer: Any = old(maps, **settings)
         for tensor in (*layer.parameters(), *layer.buffers()):
             if tensor.is_floating_point():
                 tensor.data = 0.5 + torch.rand(tensor.shape, generator=generator)
-        layer.num_batches_tracked += 7
+        layer.num_batches_tracked.add_(7)
         return layer
 
     block = nn.Sequential(nn.ReLU(), normalised(3, eps=0.2, momentum=None))
-    model = nn.Sequential(normalised(3, eps=0.05, momentum=0.3), block, normalised(3)).double()
+    model: Any = nn.Sequential(normalised(3, eps=0.05, momentum=0.3), block, normalised(3)).double()
     model.train(training)
     model[2].eval()  # one is frozen, whatever the others do
     x = torch.randn(4, 3, 2, 2, generator=generator, dtype=torch.float64)
