@@ -79,7 +79,8 @@ def main(arguments):
     book = Path(__file__).resolve().parent.parent / "book"
     for path in [Path(a) for a in arguments] or sorted(book.rglob("*.ipynb")):
         shown, lines = of_notebook(path)
-        print(f"{path.stem:<28} {shown:>4} of {lines:>4} visible lines  {shown / lines:6.1%}")
+        share = shown / max(lines, 1)
+        print(f"{path.stem:<28} {shown:>4} of {lines:>4} visible lines  {share:6.1%}")
 
 
 if __name__ == "__main__":
