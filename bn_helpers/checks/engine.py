@@ -148,7 +148,9 @@ class Exercise(Check):
             return self._untouched(todo)
         if complaint := _no_code(attempt):
             return self._wrong(complaint)
-        trials = self.trials()  # not within the limit: it may import torch
+        # Before the limit begins: a first call may import torch, and torch more.
+        right = self.known(NOTHING_WRONG)
+        trials = self.trials()
         done = guard.run(lambda: self._results(attempt, trials), self.seconds)
         if done.untouched:
             return self._untouched(todo)
@@ -157,7 +159,7 @@ class Exercise(Check):
         results, changed = done.value
         if all(value is ... for result in results for value in result.values()):
             return self._untouched(todo)
-        difference = self._first_difference(results, self.known(NOTHING_WRONG))
+        difference = self._first_difference(results, right)
         if difference and self.planted is not None:
             handed_out = self.known(frozenset([self.planted]))
             if self._first_difference(results, handed_out) is None:
@@ -208,7 +210,7 @@ class Exercise(Check):
     def _named(self, results: Sequence[dict[str, Any]]) -> tuple[str, ...]:
         """The switches of the one mistake, or else the one pair, that gives these results."""
         arrays = [v for result in results for v in result.values() if isinstance(v, np.ndarray)]
-        if any(np.isnan(array).all() for array in arrays):
+        if all(np.isnan(array).all() for array in arrays):
             return ()  # NaN is like any other NaN
         for size in (1, 2):
             fits = [
