@@ -23,7 +23,8 @@ DRAWS = {"plt", "plotting", "fig", "ax", "axes", "figure"}
 def is_shown(statement):
     """Whether a statement prints, draws or records, and does nothing else."""
     if isinstance(statement, ast.FunctionDef):
-        return all(is_shown(part) or is_docstring(part) for part in statement.body)
+        does = [part for part in statement.body if not is_constant(part)]
+        return bool(does) and all(map(is_shown, does))
     if body := getattr(statement, "body", []):
         return all(is_shown(part) for part in [*body, *getattr(statement, "orelse", [])])
     for node in ast.walk(statement):
@@ -36,7 +37,8 @@ def is_shown(statement):
     return False
 
 
-def is_docstring(statement):
+def is_constant(statement):
+    """A docstring, or a stub's dots."""
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
