@@ -55,3 +55,27 @@ def pytest_runtest_setup(item):
     needs = notebook.metadata.get("bn", {}).get("needs", []) if notebook else []
     if "mnist" in needs and (reason := why_no_mnist()):
         pytest.skip(reason)
+
+
+def pytest_itemcollected(item):
+    """Let a notebook's cells compare what their figures show, too: nbval skips pictures."""
+    if hasattr(item, "compare_outputs"):
+        item.compare_outputs = functools.partial(with_figures, item, item.compare_outputs)
+
+
+def with_figures(item, compare_outputs, test, ref, skip_compare=None):
+    """Whether nbval finds the outputs alike, and bn_helpers.figures what the figures show.
+
+    A cell's metadata {"bn": {"figure": {"tolerance": 0.1}}} lets numbers differ by so much of
+    their axis, where runs are chaotic. A figure that is stored without a description is passed
+    here: tests/test_notebooks.py insists on it.
+    """
+    from bn_helpers import figures
+
+    skip = (*(skip_compare or item.parent.skip_compare), figures.DESCRIBED)
+    if not compare_outputs(test, ref, skip):
+        return False
+    tolerance = item.cell.metadata.get("bn", {}).get("figure", {}).get("tolerance")
+    found = figures.compare_outputs(ref, test, tolerance or figures.TOLERANCE)
+    item.comparison_traceback += ["What the figures show differs:", *found]
+    return not found

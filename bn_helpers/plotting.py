@@ -10,6 +10,8 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
+from bn_helpers import figures
+
 # Okabe & Ito's colours, told apart by colour-blind readers; lines also differ in dash and marker.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
     "#0072B2",
@@ -25,7 +27,11 @@ WITH_BN = {"color": BLUE, "linestyle": "-", "marker": "s", "markersize": 4}
 
 
 def use_style() -> None:
-    """Set Matplotlib's defaults for the book; call it once at the top of a notebook."""
+    """Set Matplotlib's defaults for the book; call it once at the top of a notebook.
+
+    Each figure's output stores what it shows, too (:func:`bn_helpers.figures.describe`).
+    """
+    figures.register()
     plt.rcdefaults()
     colours = cycler(color=[BLUE, RED, GREEN, ORANGE, PURPLE, GREY])
     dashes = cycler(linestyle=["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))])

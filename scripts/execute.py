@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 import exercises  # noqa: E402
 
-KEPT_METADATA = ("tags", "mystnb")
+KEPT_METADATA = ("tags", "mystnb", "bn")
 
 
 def notebooks(book=ROOT / "book"):

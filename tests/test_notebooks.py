@@ -1,5 +1,6 @@
 """The form of the notebooks: what nbval cannot see, because it compares only what was stored."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ import nbformat
 import pytest
 import yaml
 
+from bn_helpers.figures import DESCRIBED, differences
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 import execute  # noqa: E402
@@ -15,6 +18,8 @@ import execute  # noqa: E402
 NOTEBOOKS = execute.notebooks()
 CHAPTERS = [path for path in NOTEBOOKS if path.parent == ROOT / "book"]
 FIGURE = "image/png"
+# Being rewritten: their figures are not described yet.
+NOT_YET_DESCRIBED = ("01_", "02_", "03_", "04_", "05_")
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem, scope="module")
@@ -101,6 +106,20 @@ def test_figures_have_alt_text_caption_and_name(notebook):
             assert len(about.get("image", {}).get("alt", "")) > 30, cell.source
             assert len(about.get("figure", {}).get("caption", "")) > 30, cell.source
             assert re.fullmatch(r"fig-[a-z0-9-]+", about["figure"]["name"]), cell.source
+
+
+def test_figures_have_a_description_that_is_compared(notebook, path):
+    """Catches a figure drawn without plotting.use_style(), which nothing would compare."""
+    if path.stem.startswith(NOT_YET_DESCRIBED):
+        pytest.skip("not executed since figures are described")
+    for output in outputs(notebook):
+        data = output.get("data", {})
+        if FIGURE in data:
+            described = data[DESCRIBED]
+            assert described["axes"]
+            assert differences(described, described) == []
+            assert len(json.dumps(described)) < 32_000
+        assert FIGURE in data or DESCRIBED not in data
 
 
 def test_figure_names_are_unique():
