@@ -175,8 +175,8 @@ def test_a_planted_bug_is_not_attempted(attempt):
     """The code as it was handed out, or a form of it that gives the same."""
     assert TRIPLE.judge(attempt) == (
         "not attempted",
-        "Not attempted yet. This does what the code did as it was. "
-        "Mend the line and run the cell again. For a hint: checks.mend.hint()",
+        "Not attempted yet. This does what the code did as it was.\n"
+        "Mend it and run the cell again. For a hint: checks.mend.hint()",
         ("thrice",),
     )
 

@@ -93,7 +93,8 @@ class Exercise(Check):
         ``model(wrong)`` is the right attempt for an empty set of switches, and otherwise an attempt
         with these mistakes.
     trials
-        ``trials()`` lists the arguments of each call, arrays in float64, generic and seeded.
+        ``trials()`` lists the arguments of each call, arrays in float64, generic and seeded. What
+        an exercise needs besides NumPy is imported here, before the clock runs.
     returns
         names of what an attempt returns; more than one is a tuple.
     mistakes
@@ -147,7 +148,8 @@ class Exercise(Check):
             return self._untouched(todo)
         if complaint := _no_code(attempt):
             return self._wrong(complaint)
-        done = guard.run(lambda: self._results(attempt, self.trials()), self.seconds)
+        trials = self.trials()  # not within the limit: it may import torch
+        done = guard.run(lambda: self._results(attempt, trials), self.seconds)
         if done.untouched:
             return self._untouched(todo)
         if done.failure:
@@ -159,7 +161,7 @@ class Exercise(Check):
         if difference and self.planted is not None:
             handed_out = self.known(frozenset([self.planted]))
             if self._first_difference(results, handed_out) is None:
-                todo = "This does what the code did as it was. Mend the line"
+                todo = "This does what the code did as it was.\nMend it"
                 return self._untouched(todo, [self.planted])
         if changed and self.keeps_inputs:
             return self._wrong(
@@ -174,7 +176,8 @@ class Exercise(Check):
     def known(self, wrong: Wrong) -> list[dict[str, Any]]:
         """What the model gives for the trials with these mistakes; kept."""
         if wrong not in self._known:
-            done = guard.run(lambda: self._results(self.model(wrong), self.trials()), 60)
+            trials = self.trials()
+            done = guard.run(lambda: self._results(self.model(wrong), trials), 60)
             if done.value is None:
                 raise RuntimeError(f"{self.name}, {set(wrong)}: {done.failure}")
             self._known[wrong] = done.value[0]
