@@ -127,6 +127,12 @@ def test_a_mistake_says_where_to_read_on(check):
         assert re.search(rf"^##+ {re.escape(heading)}$", text, flags=re.M), mistake.read
 
 
+def test_no_check_hides_a_module():
+    """Catches `from bn_helpers.checks import gradients` that gives an exercise of that name."""
+    modules = {path.stem for path in Path(checks.__file__).parent.glob("*.py")}
+    assert not modules & set(checks.EXERCISES)
+
+
 def test_every_check_has_its_place_in_a_notebook():
     assert set(solutions()) == set(checks.EXERCISES)
 

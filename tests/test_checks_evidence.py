@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bn_helpers import checks, ensemble, reference
-from bn_helpers.checks import evidence, failures, scale
+from bn_helpers.checks import evidence, failures, machines
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -22,7 +22,7 @@ import exercises  # noqa: E402
 
 HERE = {
     check.name: check
-    for module in (evidence, failures, scale)
+    for module in (evidence, failures, machines)
     for check in vars(module).values()
     if isinstance(check, checks.Check)
 }
