@@ -66,7 +66,8 @@ def test_a_pair_is_named_whole_or_not_at_all(check):
 @pytest.mark.parametrize("check", WRITTEN, ids=by_name)
 def test_the_model_is_right(check):
     verdict = check.judge(check.model(frozenset()))
-    assert verdict == ("right", "Right.", ())
+    assert (verdict.outcome, verdict.mistakes) == ("right", ())
+    assert verdict.words.startswith("Right.")
 
 
 @pytest.mark.parametrize("check", ASKED, ids=by_name)
@@ -131,6 +132,17 @@ def test_no_check_hides_a_module():
     """Catches `from bn_helpers.checks import gradients` that gives an exercise of that name."""
     modules = {path.stem for path in Path(checks.__file__).parent.glob("*.py")}
     assert not modules & set(checks.EXERCISES)
+
+
+def test_no_check_hides_another():
+    """Catches two exercises of one name, of which the later would be found twice."""
+    each = {
+        id(check): check.name
+        for module in checks.MODULES
+        for check in vars(module).values()
+        if isinstance(check, checks.Check)
+    }
+    assert sorted(each.values()) == sorted(checks.EXERCISES)
 
 
 def test_every_check_has_its_place_in_a_notebook():
