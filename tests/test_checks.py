@@ -128,6 +128,23 @@ def test_a_mistake_says_where_to_read_on(check):
         assert re.search(rf"^##+ {re.escape(heading)}$", text, flags=re.M), mistake.read
 
 
+def test_no_check_hides_a_module():
+    """Catches `from bn_helpers.checks import gradients` that gives an exercise of that name."""
+    modules = {path.stem for path in Path(checks.__file__).parent.glob("*.py")}
+    assert not modules & set(checks.EXERCISES)
+
+
+def test_no_check_hides_another():
+    """Catches two exercises of one name, of which the later would be found twice."""
+    each = {
+        id(check): check.name
+        for module in checks.MODULES
+        for check in vars(module).values()
+        if isinstance(check, checks.Check)
+    }
+    assert sorted(each.values()) == sorted(checks.EXERCISES)
+
+
 def test_every_check_has_its_place_in_a_notebook():
     assert set(solutions()) == set(checks.EXERCISES)
 

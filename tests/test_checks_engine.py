@@ -52,6 +52,22 @@ def test_a_pair_is_named():
     assert EXERCISE.judge(lambda x: 3 * (x + 1)).mistakes == ("thrice", "plus 1")
 
 
+def test_two_results_in_one_array_are_two():
+    """Catches an array that is refused because it is no tuple."""
+    pair = Exercise(
+        "pair",
+        lambda wrong: lambda x: (x.min(), x.max()),
+        lambda: [(np.array([2.0, 1.0, 7.0]),)],
+        ["low", "high"],
+        {},
+        ["a", "b"],
+    )
+    for attempt in (lambda x: np.sort(x)[[0, -1]], lambda x: torch.tensor([x.min(), x.max()])):
+        assert said(attempt, pair) == "Right."
+    assert said(lambda x: np.sort(x)[[-1, 0]], pair) == "Wrong: low is 7, expected 1 (call 1 of 1)."
+    assert said(np.sort, pair).startswith("Wrong: low expected low, high, got a ndarray")
+
+
 def test_no_name_without_a_fit():
     assert EXERCISE.judge(lambda x: 5 * x).mistakes == ()
 

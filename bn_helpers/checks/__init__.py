@@ -6,13 +6,28 @@ of the mistake and where to read on. ``checks.forward.hint()`` gives a hint, and
 NumPy is all that the exercises on arrays need.
 """
 
-from bn_helpers.checks import bugs, gradients, maps, statistics, transform, whitening
+from bn_helpers.checks import (
+    bugs,
+    evidence,
+    failures,
+    gradients,
+    machines,
+    maps,
+    statistics,
+    transform,
+    whitening,
+)
 from bn_helpers.checks.engine import Check, Exercise, Mistake, Question, Verdict
 
+#: The modules in the order of the chapters.
+MODULES = (
+    *(whitening, transform, gradients, statistics, maps),
+    *(evidence, failures, machines, bugs),
+)
 #: All exercises by name: the attributes of this package.
 EXERCISES: dict[str, Check] = {
     check.name: check
-    for module in (whitening, transform, gradients, statistics, maps, bugs)
+    for module in MODULES
     for check in vars(module).values()
     if isinstance(check, Check)
 }

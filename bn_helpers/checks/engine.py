@@ -343,6 +343,9 @@ def _named_arrays(value: Any, names: Sequence[str]) -> dict[str, Any]:
         return {str(name): _array(part) for name, part in value.items()}
     if len(names) == 1:
         return {names[0]: _array(value)}
+    if not isinstance(value, tuple | list):
+        stacked = _array(value)  # np.array([a, b]) in place of a, b
+        value = list(stacked) if np.ndim(stacked) and len(stacked) == len(names) else value
     if not isinstance(value, tuple | list) or len(value) != len(names):
         got = f"{len(value)} values" if isinstance(value, tuple | list) else _kind(value)
         return {name: f"expected {_list(names)}, got {got}" for name in names}
