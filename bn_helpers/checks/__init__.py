@@ -19,15 +19,15 @@ from bn_helpers.checks import (
 )
 from bn_helpers.checks.engine import Check, Exercise, Mistake, Question, Verdict
 
-#: The modules in the order of the chapters.
-MODULES = (
-    *(whitening, transform, gradients, statistics, maps),
-    *(evidence, failures, machines, bugs),
+# fmt: off
+_MODULES = (
+    whitening, transform, gradients, statistics, maps, bugs, evidence, failures, machines,
 )
+# fmt: on
 #: All exercises by name: the attributes of this package.
 EXERCISES: dict[str, Check] = {
     check.name: check
-    for module in MODULES
+    for module in _MODULES
     for check in vars(module).values()
     if isinstance(check, Check)
 }
