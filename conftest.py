@@ -67,15 +67,14 @@ def with_figures(item, compare_outputs, test, ref, skip_compare=None):
     """Whether nbval finds the outputs alike, and bn_helpers.figures what the figures show.
 
     A cell's metadata {"bn": {"figure": {"tolerance": 0.1}}} lets numbers differ by so much of
-    their axis, where runs are chaotic. A figure that is stored without a description is passed
-    here: tests/test_notebooks.py insists on it.
+    their axis, 0.4 of each artist's unless there is another "share", where runs are chaotic. A
+    figure stored without a description is passed here: tests/test_notebooks.py insists on it.
     """
     from bn_helpers import figures
 
     skip = (*(skip_compare or item.parent.skip_compare), figures.DESCRIBED)
     if not compare_outputs(test, ref, skip):
         return False
-    tolerance = item.cell.metadata.get("bn", {}).get("figure", {}).get("tolerance")
-    found = figures.compare_outputs(ref, test, tolerance or figures.TOLERANCE)
+    found = figures.compare_outputs(ref, test, **item.cell.metadata.get("bn", {}).get("figure", {}))
     item.comparison_traceback += ["What the figures show differs:", *found]
     return not found

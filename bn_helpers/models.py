@@ -1,7 +1,7 @@
-"""The networks that are trained: the paper's Inception, a small one for 32×32 images, a plain one.
+"""The networks that are trained: the paper's Inception, a small one for 32×32 images, plain ones.
 
-Each convolution is followed by BN, if there is any, and the activation (section 3.2: BN stands
-before the nonlinearity, and the convolution has no bias then).
+Each convolution or linear layer is followed by BN, if there is any, and the activation
+(section 3.2: BN stands before the nonlinearity, and what is before it has no bias then).
 """
 
 from __future__ import annotations
@@ -232,6 +232,26 @@ class PlainConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.dropout(self.features(x).amax((2, 3))))
+
+
+def sigmoid_net(
+    depth: int = 10, width: int = 50, norm: Norm = None, *, inputs: int = 64, classes: int = 10
+) -> nn.Sequential:
+    """``depth`` sigmoid layers of ``width``: images of ``inputs`` pixels → (N, classes).
+
+    ``norm``: callable, channels → module, put before each sigmoid in place of the bias (section
+    3.2); None: no BN. Weights and biases are PyTorch's own; :func:`initialize` draws others.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    size = inputs
+    for _ in range(depth):
+        layers.append(nn.Linear(size, width, bias=norm is None))
+        if norm is not None:
+            layers.append(norm(width))
+        layers.append(nn.Sigmoid())
+        size = width
+    layers.append(nn.Linear(size, classes))
+    return nn.Sequential(*layers)
 
 
 def initialize(

@@ -50,6 +50,7 @@ MODULES = {
     "ensemble": "Many small networks at once",
     "records": "Records of runs and timings",
     "claims": "What is measured, and the rule that judges it",
+    "figures": "What a figure shows, compared",
     "plotting": "One style for all figures",
     "checks": "Exercises that name the mistake",
     "checks.engine": "An exercise, a question, a verdict",

@@ -23,7 +23,8 @@ DRAWS = {"plt", "plotting", "fig", "ax", "axes", "figure"}
 def is_shown(statement):
     """Whether a statement prints, draws or records, and does nothing else."""
     if isinstance(statement, ast.FunctionDef):
-        return all(is_shown(part) or is_docstring(part) for part in statement.body)
+        does = [part for part in statement.body if not is_constant(part)]
+        return bool(does) and all(map(is_shown, does))
     if body := getattr(statement, "body", []):
         return all(is_shown(part) for part in [*body, *getattr(statement, "orelse", [])])
     for node in ast.walk(statement):
@@ -36,7 +37,8 @@ def is_shown(statement):
     return False
 
 
-def is_docstring(statement):
+def is_constant(statement):
+    """A docstring, or a stub's dots."""
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
@@ -77,7 +79,8 @@ def main(arguments):
     book = Path(__file__).resolve().parent.parent / "book"
     for path in [Path(a) for a in arguments] or sorted(book.rglob("*.ipynb")):
         shown, lines = of_notebook(path)
-        print(f"{path.stem:<28} {shown:>4} of {lines:>4} visible lines  {shown / lines:6.1%}")
+        share = shown / max(lines, 1)
+        print(f"{path.stem:<28} {shown:>4} of {lines:>4} visible lines  {share:6.1%}")
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def test_a_planted_bug_is_not_attempted(attempt):
     assert TRIPLE.judge(attempt) == (
         "not attempted",
         "Not attempted yet. This does what the code did as it was.\n"
-        "Mend it and run the cell again. For a hint: checks.mend.hint()",
+        "Mend it and run the cell again.\nFor a hint: checks.mend.hint()",
         ("thrice",),
     )
 

@@ -291,3 +291,19 @@ def test_each_recipe_builds_the_network_that_it_describes(name):
     other = build(Settings(plain, 1, width=0.5), digits, 8)
     first, its = (next(m.parameters()) for m in (model, other))
     torch.testing.assert_close(first, recipe.gain * its)
+
+
+def test_the_sigmoid_net_puts_norm_before_each_sigmoid_in_place_of_the_bias():
+    # caught: BN after the sigmoid, a bias that stays, a layer too many, BN on the classifier
+    plain = models.sigmoid_net(3, 5, inputs=4, classes=2)
+    kinds = ["Flatten", *["Linear", "Sigmoid"] * 3, "Linear"]
+    assert [type(module).__name__ for module in plain] == kinds
+    normed = models.sigmoid_net(3, 5, nn.BatchNorm1d, inputs=4, classes=2)
+    kinds = ["Flatten", *["Linear", "BatchNorm1d", "Sigmoid"] * 3, "Linear"]
+    assert [type(module).__name__ for module in normed] == kinds
+    shapes = [(4, 5), (5, 5), (5, 5), (5, 2)]
+    for net, biases in ((plain, [True] * 4), (normed, [False] * 3 + [True])):
+        linear = of_kind(net, nn.Linear)
+        assert [(layer.in_features, layer.out_features) for layer in linear] == shapes
+        assert [layer.bias is not None for layer in linear] == biases
+    assert normed(torch.zeros(6, 1, 2, 2)).shape == (6, 2)

@@ -1,5 +1,6 @@
 """The form of the notebooks: what nbval cannot see, because it compares only what was stored."""
 
+import ast
 import json
 import re
 import sys
@@ -14,12 +15,13 @@ from bn_helpers.figures import DESCRIBED, differences
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 import execute  # noqa: E402
+import visible  # noqa: E402
 
 NOTEBOOKS = execute.notebooks()
 CHAPTERS = [path for path in NOTEBOOKS if path.parent == ROOT / "book" and path.stem[0].isdigit()]
 FIGURE = "image/png"
 # Being rewritten: their figures are not described yet.
-NOT_YET_DESCRIBED = ("02_", "03_", "04_", "05_")
+NOT_YET_DESCRIBED = ()
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem, scope="module")
@@ -158,6 +160,33 @@ def test_structure_of_a_chapter(chapter):
     assert "The paper says" in text
     summary = re.split(r"^## Summary\s*$", text, flags=re.M)[1]
     assert len(re.findall(r"^[-*] ", summary, flags=re.M)) == 5
+
+
+LESSONS = [path for path in CHAPTERS if path.stem < "06"]
+
+
+def packed(source):
+    """Lines that assign several things at once; `y, cache = f(x)` is one."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.NamedExpr) or (
+            isinstance(node, ast.Assign)
+            and (len(node.targets) > 1 or isinstance(node.value, ast.Tuple))
+            and not isinstance(node.targets[0], ast.Name)
+        ):
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_assigns_one_thing_a_line(lesson):
+    for cell in code(nbformat.read(lesson, as_version=4))[1:]:
+        assert not list(packed(cell.source)), cell.source
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+def test_what_a_lesson_shows_teaches(lesson):
+    """Of the visible lines less than an eighth print, draw or record."""
+    shown, lines = visible.of_notebook(lesson)
+    assert shown < lines / 8
 
 
 def test_stored_form_is_what_execute_writes(notebook, path):

@@ -79,3 +79,28 @@ def test_evaluation_happens_in_eval_mode_and_training_goes_on():
     )
     assert modes == [(False, False)] * 3
     assert model.training
+
+
+def test_over_seeds_is_the_loop_once_a_seed():
+    """Catches one rng for all seeds, a judge asked in training mode, seeds and judges swapped."""
+    digits = data.load("digits")
+    how = {"steps": 4, "batch_size": 60, "lr": 0.5}
+    built = []
+
+    def build(seed):
+        built.append(nn.Sequential(*linear(), nn.BatchNorm1d(10)))
+        return built[-1]
+
+    judges = digits.train, digits.test, digits.test
+    losses, accuracies = training.over_seeds(build, digits.train, judges, seeds=(3, 4), **how)
+    assert losses.shape == (2, 4)
+    assert accuracies.shape == (3, 2)
+    for i, seed in enumerate((3, 4)):
+        model = nn.Sequential(*linear(), nn.BatchNorm1d(10))
+        rng = np.random.default_rng(seed)
+        np.testing.assert_array_equal(
+            training.fit(model, digits.train, rng=rng, **how)[0], losses[i]
+        )
+        model.eval()
+        assert accuracies[1, i] == accuracies[2, i] == training.accuracy(model, digits.test)
+        assert not built[i].training

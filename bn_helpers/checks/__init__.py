@@ -6,13 +6,13 @@ of the mistake and where to read on. ``checks.forward.hint()`` gives a hint, and
 NumPy is all that the exercises on arrays need.
 """
 
-from bn_helpers.checks import bugs, transform, whitening
+from bn_helpers.checks import bugs, gradients, maps, statistics, transform, whitening
 from bn_helpers.checks.engine import Check, Exercise, Mistake, Question, Verdict
 
 #: All exercises by name: the attributes of this package.
 EXERCISES: dict[str, Check] = {
     check.name: check
-    for module in (whitening, transform, bugs)
+    for module in (whitening, transform, gradients, statistics, maps, bugs)
     for check in vars(module).values()
     if isinstance(check, Check)
 }

@@ -69,7 +69,7 @@ class Check:
     def _untouched(self, todo: str = "Fill in the dots", mistakes: Sequence[str] = ()) -> Verdict:
         return Verdict(
             UNTOUCHED,
-            f"Not attempted yet. {todo} and run the cell again. "
+            f"Not attempted yet. {todo} and run the cell again.\n"
             f"For a hint: checks.{self.name}.hint()",
             tuple(mistakes),
         )
@@ -207,6 +207,9 @@ class Exercise(Check):
 
     def _named(self, results: Sequence[dict[str, Any]]) -> tuple[str, ...]:
         """The switches of the one mistake, or else the one pair, that gives these results."""
+        arrays = [v for result in results for v in result.values() if isinstance(v, np.ndarray)]
+        if any(np.isnan(array).all() for array in arrays):
+            return ()  # NaN is like any other NaN
         for size in (1, 2):
             fits = [
                 switches

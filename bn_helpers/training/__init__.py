@@ -8,7 +8,7 @@ What trains for longer has rooms of its own here: :mod:`~bn_helpers.training.rec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,42 @@ def fit(
         losses[step] = loss.item()
         look(step + 1)
     return losses, evaluations
+
+
+def over_seeds(
+    build: Callable[[int], nn.Module],
+    split: Split,
+    judges: Sequence[Split],
+    *,
+    seeds: Iterable[int],
+    **how: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train ``build(seed)`` for each of the ``seeds``, which draw the batches, too.
+
+    Parameters
+    ----------
+    build : int → ``nn.Module``, a new model.
+    split : ``data.Split`` to train on.
+    judges : ``data.Split`` each, on which the trained models' accuracy is taken, in eval mode.
+    how : steps, batch_size and lr, as in :func:`fit`.
+
+    Returns
+    -------
+    losses : float array (seeds, steps).
+    accuracies : float array (judges, seeds).
+
+    Raises
+    ------
+    ValueError
+        as :func:`minibatches`.
+    """
+    losses, accuracies = [], []
+    for seed in seeds:
+        model = build(seed)
+        losses.append(fit(model, split, rng=np.random.default_rng(seed), **how)[0])
+        model.eval()
+        accuracies.append([accuracy(model, judge) for judge in judges])
+    return np.array(losses), np.transpose(accuracies)
 
 
 def accuracy(model: nn.Module, split: Split) -> float:

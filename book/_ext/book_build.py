@@ -12,6 +12,8 @@ from bn_helpers.checks import EXERCISES
 from bn_helpers.claims import MEASURED
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+#: How the types of JSON begin that bn_helpers stores in outputs: MEASURED, figures.DESCRIBED.
+OWN = "application/vnd.bn-helpers."
 
 
 def buttons_need_an_address(app, config):
@@ -46,12 +48,13 @@ def source_of_module(app, module):
     return analyzer.code, analyzer.tags
 
 
-def measured_as_text(app, docname, source):
-    """Show what claims.measure stored as a printed line: its JSON is for the claims page.
+def outputs_as_shown(app, docname, source):
+    """Show what claims.measure stored as a printed line, and a figure without its description.
 
-    As a display of its own it would be wrapped into the figure that the cell draws.
+    As a display of its own the line would be wrapped into the figure that the cell draws, and a
+    type that no page can show is a warning. Both are for the claims page and the tests.
     """
-    if MEASURED not in source[0]:
+    if OWN not in source[0]:
         return
     notebook = json.loads(source[0])
     for cell in notebook["cells"]:
@@ -61,6 +64,8 @@ def measured_as_text(app, docname, source):
                 text = "".join(data["text/plain"])
                 output.clear()
                 output.update(output_type="stream", name="stdout", text=text + "\n")
+            for own in [name for name in data if name.startswith(OWN)]:
+                del data[own]
     source[0] = json.dumps(notebook)
 
 
@@ -115,7 +120,7 @@ def plain_titles(app, doctree, docname):
 def setup(app):
     app.connect("doctree-resolved", plain_titles)
     app.connect("source-read", exercises_as_blocks)
-    app.connect("source-read", measured_as_text)
+    app.connect("source-read", outputs_as_shown)
     app.connect("config-inited", buttons_need_an_address, priority=900)
     app.connect("html-page-context", drop_repeated_scripts, priority=900)
     app.connect("viewcode-find-source", source_of_module)
