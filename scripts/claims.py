@@ -70,7 +70,8 @@ def collect(notebooks):
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "markdown":
                 lines = re.findall(r"^#{2,3} (.+)$", cell.source, flags=re.M)
-                heading = lines[-1] if lines else heading
+                if lines and "exercise" not in cell.metadata.get("tags", []):
+                    heading = lines[-1]
                 continue
             for output in cell.get("outputs", []):
                 row = output.get("data", {}).get(MEASURED)
