@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -191,10 +192,9 @@ def _kernel(values: np.ndarray, wrong: Wrong) -> np.ndarray:
     roots = np.sqrt(values)
     product, total = np.outer(roots, roots), np.add.outer(roots, roots)
     gap = values[:, None] - values
-    if {"zero gap", "equal"} & wrong:
+    if "equal" in wrong:
         kernel = (1 / roots[:, None] - 1 / roots) / gap
-        if "equal" in wrong:
-            np.fill_diagonal(kernel, -0.5 * values**-1.5)
+        np.fill_diagonal(kernel, -0.5 * values**-1.5)
     elif "root itself" in wrong:
         kernel = 1 / total
     elif "inverse" in wrong:
@@ -237,6 +237,14 @@ def _covariances() -> list[tuple[Any, ...]]:
     return trials
 
 
+def _play_change(attempt: Callable[..., Any], C: np.ndarray, dC: np.ndarray) -> Any:
+    """NaN at equal eigenvalues as infinity: it has one reason there, and may be named."""
+    change = attempt(C, dC)
+    if np.ptp(np.diag(C)) == 0 and isinstance(change, np.ndarray) and np.isnan(change).all():
+        return np.full(C.shape, np.inf)
+    return change
+
+
 inverse_root_change = Exercise(
     "inverse_root_change",
     lambda wrong: partial(_inverse_root_change, wrong=wrong),
@@ -265,9 +273,6 @@ inverse_root_change = Exercise(
         "eigenvalues": Mistake("K takes the roots of the eigenvalues, not these themselves", ROOT),
         "root itself": Mistake("this is the change of C^(1/2), the root; asked is C^(−1/2)", ROOT),
         "inverse": Mistake("this is the change of C⁻¹; asked is C^(−1/2)", ROOT),
-        "zero gap": Mistake(
-            "λi − λj is divided by, and is 0 on the diagonal: use the form of K without it", ROOT
-        ),
         "equal": Mistake(
             "λi − λj is divided by, and is 0 where two eigenvalues are equal: use the form of K "
             "without it",
@@ -282,8 +287,10 @@ inverse_root_change = Exercise(
         "Three steps: see dC in the basis of the eigenvectors, multiply by K, turn back.",
         "With values, U = np.linalg.eigh(C), dC is seen as U.T @ dC @ U. K is a table over all "
         "pairs of eigenvalues; np.outer and np.add.outer make such tables.",
-        "K is −1 over np.outer(roots, roots) times np.add.outer(roots, roots), entry by entry.",
+        "K is −1 over np.outer(roots, roots) times np.add.outer(roots, roots), entry by entry. A "
+        "sum of roots is never 0; a difference of eigenvalues is, on the diagonal: NaN.",
     ],
+    play=_play_change,
 )
 
 
