@@ -35,7 +35,7 @@ from numpy.typing import ArrayLike
 #: The type under which a figure's description lies in a notebook's output.
 DESCRIBED = "application/vnd.bn-helpers.figure+json"
 #: By how much of its axis a number may differ from the stored one, and be the same.
-TOLERANCE = 0.01
+TOLERANCE = 0.005
 #: Of an artist's numbers, how many may differ by more, up to a tolerance that is asked for.
 SHARE = 0.4
 MANY = 24  # numbers; what has more is stored as so few
@@ -80,7 +80,7 @@ def differences(
 ) -> list[str]:
     """Where the description ``drawn`` differs from ``stored``, a sentence each.
 
-    Words are the same, and numbers within 0.01 of the axis (of the colour scale, for an image).
+    Words are the same, and numbers within 0.005 of the axis (of the colour scale, for an image).
     Where runs are chaotic, a larger ``tolerance`` lets a ``share`` of an artist's numbers differ by
     so much, and of the numbers written on an image by any; 1 lets values come and go. The
     limits that Matplotlib chooses are then not compared.
@@ -457,6 +457,7 @@ class _Context:
     """The rulers of an axes' stored description, and how far apart how many numbers may be."""
 
     def __init__(self, axes: dict[str, Any], tolerance: float, share: float) -> None:
+        self.axes = axes
         self.usual, self.tolerance = min(tolerance, TOLERANCE), tolerance
         self.share = share if tolerance > TOLERANCE else 0.0
         self.rulers = {
@@ -466,6 +467,11 @@ class _Context:
         }
         images = [a for a in axes.get("artists", []) if a["kind"] in ("image", "mesh")]
         self.image = self._colours(images[0]) if images else None
+
+    @property
+    def strict(self) -> _Context:
+        """The same for what was set by hand, and runs do not change."""
+        return _Context(self.axes, self.usual, 0)
 
     def _colours(self, artist: dict[str, Any]) -> _Ruler:
         return _Ruler(artist["colours"].partition(" ")[2], artist["limits"].split())
@@ -504,7 +510,8 @@ def _compared(old: Any, new: Any, context: _Context, place: str, name: str = "")
         elif isinstance(before, list):
             found += _compared_lists(before, after, context, here)
         elif ruler := context.ruler(key, old, name):
-            found += _compared_numbers(before, after, ruler, context, here)
+            chaotic = context if key not in ("limits", "at", "sizes") else context.strict
+            found += _compared_numbers(before, after, ruler, chaotic, here)
         elif before != after and not (key == "texts" and _near(before, after, context)):
             found.append(f"{here}: {_short(after)}, stored {_short(before)}")
     return found

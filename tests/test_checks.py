@@ -138,7 +138,7 @@ def test_no_check_hides_another():
     """Catches two exercises of one name, of which the later would be found twice."""
     each = {
         id(check): check.name
-        for module in checks.MODULES
+        for module in checks._MODULES
         for check in vars(module).values()
         if isinstance(check, checks.Check)
     }

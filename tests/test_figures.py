@@ -55,6 +55,7 @@ CURVE = "ax.plot(LONG, np.sin(LONG), label='sine')"
 LOG = "ax.loglog(X, 10**X, label='a'); ax.plot(X, np.full(8, 1e3))"
 BAND = "plotting.band(ax, X, np.array([X, X + 1, X + 3]), label='BN', color='#0072B2')"
 IMAGE = "ax.imshow(np.outer(np.sin(LONG), LONG), vmin=-6, vmax=6, cmap='gray')"
+WIDER = IMAGE.replace("vmin=-6", "vmin=-5")
 MAP = "plotting.number_map(ax, TABLE, (1, 2, 3), (1, 2, 3, 4), form='.1f')"
 POINTS = "ax.scatter(*CLOUD.T, s=9, c=CLOUD[:, 0], vmin=-3, vmax=3)"
 BARS = "ax.barh(['a', 'b', 'c'], X[:3], xerr=X[:3] / 9, color='#0072B2', hatch='//')"
@@ -173,6 +174,13 @@ def test_limits_that_follow_chaotic_data_may_differ_and_limits_by_hand_not():
     assert differences(stored, drawn, 0.15) == []
     stored, drawn = (draw(f"ax.plot(X, X); ax.set_ylim(0, {high})") for high in (10, 13))
     assert any("limits" in line for line in differences(stored, drawn, 0.15))
+
+
+def test_what_is_set_by_hand_is_not_chaotic():
+    """Catches a scale of colours that a tolerance of 1 would let pass."""
+    assert any("limits" in line for line in differences(*map(draw, (IMAGE, WIDER)), 1, 1))
+    stored, drawn = (draw(f"ax.plot(X, X); ax.set_xticks([1, {at}])") for at in (4, 5))
+    assert any(", at" in line for line in differences(stored, drawn, 1, 1))
 
 
 def test_numbers_on_an_image_differ_by_their_last_digit_at_most():
