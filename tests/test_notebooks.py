@@ -20,8 +20,6 @@ import visible  # noqa: E402
 NOTEBOOKS = execute.notebooks()
 CHAPTERS = [path for path in NOTEBOOKS if path.parent == ROOT / "book" and path.stem[0].isdigit()]
 FIGURE = "image/png"
-# Being rewritten: their figures are not described yet.
-NOT_YET_DESCRIBED = ()
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem, scope="module")
@@ -110,10 +108,8 @@ def test_figures_have_alt_text_caption_and_name(notebook):
             assert re.fullmatch(r"fig-[a-z0-9-]+", about["figure"]["name"]), cell.source
 
 
-def test_figures_have_a_description_that_is_compared(notebook, path):
+def test_figures_have_a_description_that_is_compared(notebook):
     """Catches a figure drawn without plotting.use_style(), which nothing would compare."""
-    if path.stem.startswith(NOT_YET_DESCRIBED):
-        pytest.skip("not executed since figures are described")
     for output in outputs(notebook):
         data = output.get("data", {})
         if FIGURE in data:
