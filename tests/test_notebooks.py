@@ -164,11 +164,11 @@ LESSONS = [path for path in CHAPTERS if path.stem < "06"]
 def packed(source):
     """Lines that assign several things at once; `y, cache = f(x)` is one."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.NamedExpr) or (
-            isinstance(node, ast.Assign)
-            and (len(node.targets) > 1 or isinstance(node.value, ast.Tuple))
-            and not isinstance(node.targets[0], ast.Name)
-        ):
+        several = isinstance(node, ast.Assign) and (
+            len(node.targets) > 1
+            or (isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple))
+        )
+        if several or isinstance(node, ast.NamedExpr):
             yield ast.unparse(node)
 
 
