@@ -8,6 +8,9 @@ import threading
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays, scalar_dtypes
 
 from bn_helpers import checks
 from bn_helpers.checks import guard
@@ -353,6 +356,28 @@ def test_a_question_of_one_part_takes_the_bare_answer():
     one = Question("one", {"steps": 7}, {}, ["a", "b"])
     assert one.judge(7).outcome == "right"
     assert one.judge(8).words.startswith("Wrong: this is not it.")
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.text()
+    | st.just(...) | st.binary() | st.just(Hostile())
+    | arrays(scalar_dtypes(), array_shapes(min_dims=0, max_dims=3, max_side=3)),
+    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner)
+    | st.dictionaries(st.sampled_from(["y", "total", "double", "a", "b", "x"]), inner),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@settings(max_examples=400)
+@given(ANYTHING)
+def test_nothing_gets_past_a_check(value):
+    """Whatever an attempt returns or is, there is a verdict, and it is not an exception."""
+    for check in (EXERCISE, TWO, TRIPLE, checks.forward):
+        for attempt in (lambda *arguments: value, value):
+            verdict = check.judge(attempt)
+            assert verdict.outcome in ("not attempted", "wrong"), verdict
+            assert verdict.words.startswith(("Not attempted yet.", "Wrong: "))
+    assert QUESTION.judge(value).outcome in ("not attempted", "wrong")
 
 
 def test_lost_digits_are_named_as_that():
