@@ -9,11 +9,12 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx_exercise.nodes import exercise_node
 
 from bn_helpers.checks import EXERCISES
-from bn_helpers.claims import MEASURED
+from bn_helpers.claims import MEASURED, VERDICTS, shown, wording
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: How the types of JSON begin that bn_helpers stores in outputs: MEASURED, figures.DESCRIBED.
 OWN = "application/vnd.bn-helpers."
+CLAIMS = {name: claim for section in wording().values() for name, claim in section.items()}
 
 
 def buttons_need_an_address(app, config):
@@ -48,27 +49,6 @@ def source_of_module(app, module):
     return analyzer.code, analyzer.tags
 
 
-def outputs_as_shown(app, docname, source):
-    """Show what claims.measure stored as a printed line, and a figure without its description.
-
-    As a display of its own the line would be wrapped into the figure that the cell draws, and a
-    type that no page can show is a warning. Both are for the claims page and the tests.
-    """
-    if OWN not in source[0]:
-        return
-    notebook = json.loads(source[0])
-    for cell in notebook["cells"]:
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            if MEASURED in data:
-                text = "".join(data["text/plain"])
-                output.clear()
-                output.update(output_type="stream", name="stdout", text=text + "\n")
-            for own in [name for name in data if name.startswith(OWN)]:
-                del data[own]
-    source[0] = json.dumps(notebook)
-
-
 def markdown(text):
     return {"cell_type": "markdown", "metadata": {}, "source": text}
 
@@ -97,15 +77,51 @@ def block(question, stub, solution):
     ]
 
 
-def exercises_as_blocks(app, docname, source):
-    """Show a notebook's exercises, which there are plain cells with tags, as blocks."""
-    if not source[0].startswith("{") or '"exercise"' not in source[0]:
+def verdicts(rows, page):
+    """A Markdown cell that says what ``rows`` measured: verdict, figures, rule; once each claim."""
+    lines, before = [], None
+    for row in rows:
+        if row["id"] != before:
+            before = row["id"]
+            asked = CLAIMS[before]
+            lines += ["", f"[{before}]({page}) · {plain(asked['claim'])} ({asked['place']})", ""]
+        words = f"{row['verdict']} {row['condition']}".strip()
+        said = f"{VERDICTS[row['verdict']]} **{plain(words)}** · {plain(row['what'] + shown(row))}"
+        lines.append(f"- {said}; *{plain(row['rule']['words'])}*")
+    return directive("container", "measured", *lines)
+
+
+def plain(text):
+    """``text`` with nothing in it that Markdown would take for markup."""
+    return re.sub(r"([\\`*_\[\]<>$~|])", r"\\\1", text)
+
+
+def with_verdicts(cell, page):
+    """A cell's outputs without what is for the claims page and the tests; then its verdicts."""
+    outputs, rows = [], []
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        if MEASURED in data:
+            rows.append(data[MEASURED])
+            continue
+        if data:
+            kept = {name: value for name, value in data.items() if not name.startswith(OWN)}
+            output = {**output, "data": kept}
+        outputs.append(output)
+    cell = {**cell, "outputs": outputs} if "outputs" in cell else cell
+    return [cell, verdicts(rows, page)] if rows else [cell]
+
+
+def notebook_as_page(app, docname, source):
+    """Show exercises as blocks and measurements as lists: in the notebook they are plain cells."""
+    if not source[0].startswith("{"):
         return
     notebook = json.loads(source[0])
+    page = "../claims.md" if "/labs/" in docname else "claims.md"
     old, new = iter(notebook["cells"]), []
     for cell in old:
         tagged = "exercise" in cell["metadata"].get("tags", [])
-        new += block(cell, next(old), next(old)) if tagged else [cell]
+        new += block(cell, next(old), next(old)) if tagged else with_verdicts(cell, page)
     named = [{**cell, "id": f"cell-{number:03d}"} for number, cell in enumerate(new)]
     source[0] = json.dumps({**notebook, "cells": named})
 
@@ -119,8 +135,7 @@ def plain_titles(app, doctree, docname):
 
 def setup(app):
     app.connect("doctree-resolved", plain_titles)
-    app.connect("source-read", exercises_as_blocks)
-    app.connect("source-read", outputs_as_shown)
+    app.connect("source-read", notebook_as_page)
     app.connect("config-inited", buttons_need_an_address, priority=900)
     app.connect("html-page-context", drop_repeated_scripts, priority=900)
     app.connect("viewcode-find-source", source_of_module)
