@@ -120,6 +120,7 @@ WRONG = {
             "(m / (m - 1) * variances.mean(0)) ** 0.5",
             "the r",
         ),
+        ("m / (m - 1) * variances.mean(axis=0)", "means.var(axis=0)", "this is the variance of"),
         ("batches.var(axis=1)", "batches.var(axis=0)", "the statistics are taken over"),
         ("variances.mean(axis=0)", "variances.sum(axis=0)", "the variances are summed"),
         ("variances.mean(axis=0)", "np.median(variances, axis=0)", "the median"),
@@ -252,6 +253,64 @@ WRONG["layer"] += [
         "        self.num_batches_tracked = torch.tensor(0)\n",
         "the running statistics are plain attributes",
     ),
+    (
+        'register_buffer("running_mean", torch.zeros(num_features))',
+        "__setattr__('running_mean', torch.zeros(num_features))",
+        "running_mean is not among the saved buffers",
+    ),
+    (
+        '"running_var", torch.ones(num_features)',
+        '"running_var", torch.ones(num_features), persistent=False',
+        "running_var is not among the saved buffers",
+    ),
+    ("var.detach()", "var", "the buffers are not detached"),
+    ("torch.tensor(0)", "torch.zeros(1)", "num_batches_tracked is a float"),
+    ("nn.Parameter(torch.ones(num_features))", "torch.ones(num_features)", "weight is no nn.Param"),
+    ("nn.Parameter(torch.ones(num_features))", "nn.Parameter(torch.zeros(num_features))", "weight"),
+    (
+        "            self.track(mean.detach(), var.detach(), len(x))\n",
+        "",
+        "the running statistics do n",
+    ),
+    ("if self.training:", "if not self.training:", "the two modes have changed places"),
+    (
+        "            self.track(mean.detach(), var.detach(), len(x))\n"
+        "        else:\n"
+        "            mean = self.running_mean\n"
+        "            var = self.running_var\n",
+        "        else:\n"
+        "            mean = self.running_mean\n"
+        "            var = self.running_var\n"
+        "        self.track(mean.detach(), var.detach(), len(x))\n",
+        "the running statistics move in evaluation mode",
+    ),
+    (
+        "        if self.training:\n"
+        "            mean = x.mean(dim=0)\n"
+        "            var = x.var(dim=0, correction=0)\n"
+        "            self.track(mean.detach(), var.detach(), len(x))\n"
+        "        else:\n",
+        "        mean = x.mean(dim=0)\n"
+        "        var = x.var(dim=0, correction=0)\n"
+        "        self.track(mean.detach(), var.detach(), len(x))\n"
+        "        if not self.training:\n",
+        "the running statistics move in evaluation mode",
+    ),
+    (
+        "x_hat = (x - mean) / torch.sqrt(var + self.eps)\n",
+        "x_hat = (x - mean) / torch.sqrt(var + self.eps)\n"
+        "        if not self.training:\n"
+        "            moves = x.detach()\n"
+        "            self.track(moves.mean(dim=0), moves.var(dim=0, correction=0), len(x))\n",
+        "the running statistics move in evaluation mode",
+    ),
+    (
+        "self.num_batches_tracked += 1\n        share = self.momentum\n"
+        "        if share is None:\n            share = 1 / self.num_batches_tracked.item()\n",
+        "share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum\n"
+        "        self.num_batches_tracked += 1\n",
+        "with `momentum=None` the share is taken before",
+    ),
 ]
 TABLE = [(name, *row) for name, rows in WRONG.items() for row in rows]
 
@@ -322,9 +381,35 @@ def test_a_layer_that_refuses_one_example_in_both_modes_is_wrong():
     assert verdict.words.startswith("Wrong: y of one example in evaluation")
 
 
+def test_a_momentum_that_is_the_other_way_round_for_none_too():
+    source = LAYER
+    for old, new in (("mean", "mean"), ("var", "m / (m - 1) * var")):
+        old = f"running_{old}"
+        source = source.replace(
+            f"(1 - share) * self.{old} + share * {new}", f"share * self.{old} + (1 - share) * {new}"
+        )
+    assert checks.layer.judge(written(source)).mistakes == ("turned throughout",)
+
+
+def test_a_parameter_in_place_of_a_buffer_that_takes_no_tensor():
+    source = LAYER.replace(
+        'self.register_buffer("running_mean", torch.zeros(num_features))',
+        "self.running_mean = nn.Parameter(torch.zeros(num_features))",
+    )
+    assert "running_mean is an nn.Parameter, which" in checks.layer.judge(written(source)).words
+
+
+def test_a_layer_without_a_return():
+    source = LAYER.replace("return self.weight", "self.weight")
+    words = checks.layer.judge(written(source)).words
+    assert words.startswith("Wrong: y in training (batch 1) is None; is a return missing?")
+
+
 def test_a_counter_that_stands_still():
     source = LAYER.replace("self.num_batches_tracked += 1", "pass")
-    assert "ZeroDivisionError" in checks.layer.judge(written(source)).words
+    assert "num_batches_tracked is still 0; count" in checks.layer.judge(written(source)).words
+    tensors = source.replace("tracked.item()", "tracked")
+    assert checks.layer.judge(written(tensors)).mistakes == ("not counted, 1/0",)
     source = source.replace("tracked.item()", "tracked.clamp(min=1).item()")
     assert checks.layer.judge(written(source)).mistakes == ("not counted",)
 
@@ -494,7 +579,7 @@ class Folded(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
         self.register_buffer("running_mean", torch.zeros(1, n))
         self.register_buffer("running_var", torch.ones(1, n))
-        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.float32))
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int32))
         self.register_buffer("largest", torch.zeros(()))
 
     def forward(self, x):

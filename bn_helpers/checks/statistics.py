@@ -35,6 +35,8 @@ def _algorithm2(batches: np.ndarray, wrong: Wrong = NOTHING_WRONG) -> tuple[Any,
     factor = count / (count - 1) if "batches" in wrong else m / (m - 1)
     power = 0 if "biased" in wrong else 2 if "twice" in wrong else 1
     var = var * factor ** (-power if "turned" in wrong else power)
+    if "of the means alone" in wrong:
+        var = means.var(axis=0)
     if {"pooled", "pooled, N - 1"} & wrong:
         var = batches.reshape(-1, features).var(axis=0, ddof=int("pooled, N - 1" in wrong))
     if "between" in wrong:
@@ -55,6 +57,10 @@ _POOLED = Mistake(
     "the variance is that of all values together; Algorithm 2 averages the variances of the "
     "batches, which leaves out how their means differ",
     PAGE,
+)
+
+_OF_MEANS = Mistake(
+    "this is the variance of the batches' means; it is the mean of their variances", PAGE
 )
 
 algorithm2 = Exercise(
@@ -78,9 +84,8 @@ algorithm2 = Exercise(
         "between": Mistake(
             "the variance of the batches' means is added; Algorithm 2 leaves it out", PAGE
         ),
-        "of the means": Mistake(
-            "this is the variance of the batches' means; it is the mean of their variances", PAGE
-        ),
+        "of the means": _OF_MEANS,
+        "of the means alone": _OF_MEANS,
         "deviations": Mistake(
             "standard deviations are averaged and the mean squared; average the variances", PAGE
         ),
@@ -214,12 +219,16 @@ def _layer(wrong: Wrong) -> Any:
         def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1):
             super().__init__()
             self.eps, self.momentum = eps, momentum
-            self.weight = nn.Parameter(torch.ones(num_features))
-            self.bias = nn.Parameter(torch.zeros(num_features))
+            one = torch.zeros if "weight from 0" in wrong else torch.ones
+            for name, value in (("weight", one), ("bias", torch.zeros)):
+                learns = f"{name} no parameter" not in wrong
+                vector = value(num_features)
+                setattr(self, name, nn.Parameter(vector) if learns else vector)
             first = torch.zeros if "var from 0" in wrong else torch.ones
             _keep(self, "running_mean", torch.zeros(num_features), wrong)
             _keep(self, "running_var", first(num_features), wrong)
-            _keep(self, "num_batches_tracked", torch.tensor(0), wrong)
+            count = torch.tensor(0.0 if "float counter" in wrong else 0)
+            _keep(self, "num_batches_tracked", count, wrong)
 
         def forward(self, x: Any) -> Any:
             return _transformed(self, x, wrong)
@@ -231,8 +240,8 @@ def _keep(layer: Any, name: str, value: Any, wrong: Wrong) -> None:
     """Give the layer a statistic: as a buffer, or as it should not be."""
     from torch import nn
 
-    counts = not value.is_floating_point()
-    if "plain" in wrong or ("plain counter" in wrong and counts):
+    counts = name == "num_batches_tracked"
+    if {"plain", f"plain {name}"} & wrong:
         setattr(layer, name, value)
     elif "parameters" in wrong and not counts:
         setattr(layer, name, nn.Parameter(value, requires_grad=False))
@@ -242,15 +251,19 @@ def _keep(layer: Any, name: str, value: Any, wrong: Wrong) -> None:
 
 def _transformed(layer: Any, x: Any, wrong: Wrong) -> Any:
     """The forward pass."""
-    evaluates = not layer.training
-    moves = layer.training or {"updates in eval", "no modes"} & wrong
-    of_batch = layer.training or {"batch in eval", "no modes"} & wrong
-    mean, var = x.mean(dim=0), x.var(dim=0, correction=0)
+    evaluates = layer.training == ("modes swapped" in wrong)
+    in_eval = {"updates in eval", "updates in eval, last", "moves to itself", "no modes"} & wrong
+    of_batch = not evaluates or {"batch in eval", "no modes"} & wrong
+    seen = x.reshape(-1, 1).expand(-1, x.shape[1]) if "all features" in wrong else x
+    mean, var = seen.mean(dim=0), seen.var(dim=0, correction=0)
     before = layer.running_mean.detach().clone(), layer.running_var.detach().clone()
-    if moves:
-        _track(layer, mean, var, len(x), wrong)
+    if in_eval if evaluates else "never moves" not in wrong:
+        to_itself = evaluates and "moves to itself" in wrong
+        _track(layer, *(before if to_itself else (mean, var)), len(x), wrong)
     after = layer.running_mean.detach(), layer.running_var.detach()
-    used = mean, x.var(dim=0, correction=1) if "unbiased used" in wrong else var
+    if {"updates in eval, last", "moves to itself"} & wrong:
+        after = before
+    used = mean, seen.var(dim=0, correction=1) if "unbiased used" in wrong else var
     if "constants" in wrong:
         used = used[0].detach(), used[1].detach()
     if not of_batch or "running in training" in wrong:
@@ -268,12 +281,17 @@ def _transformed(layer: Any, x: Any, wrong: Wrong) -> Any:
 
 def _track(layer: Any, mean: Any, var: Any, m: int, wrong: Wrong) -> None:
     """Move the running statistics."""
-    if "not counted" not in wrong:
+    before = int(layer.num_batches_tracked)
+    if not {"not counted", "not counted, 1/0"} & wrong:
         layer.num_batches_tracked = layer.num_batches_tracked + 1
     count = int(layer.num_batches_tracked) or 1
     average = 0.1 if "none is 0.1" in wrong else 1 / (count + ("late" in wrong))
+    if {"counted after", "not counted, 1/0"} & wrong:
+        average = 1 / before if before else np.inf
     share = average if layer.momentum is None else layer.momentum
-    share = 1 - share if "turned" in wrong and layer.momentum is not None else share
+    given = layer.momentum is not None
+    if "turned throughout" in wrong or (given and "turned" in wrong):
+        share = 1 - share
     factor = (m / (m - 1) if m > 1 else np.nan) ** (2 if "twice stored" in wrong else 1)
     var = var if "biased stored" in wrong else factor * var
     var = var**0.5 if "std stored" in wrong else var
@@ -282,7 +300,10 @@ def _track(layer: Any, mean: Any, var: Any, m: int, wrong: Wrong) -> None:
         if name in dict(layer.named_parameters()):
             getattr(layer, name).data = moved.detach()
         else:
-            setattr(layer, name, moved if "graph" in wrong else moved.detach())
+            setattr(layer, name, moved if {"graph", f"graph {name}"} & wrong else moved.detach())
+
+
+YES_NO = "(1: yes, 0: no)"
 
 
 def _drive(
@@ -295,10 +316,14 @@ def _drive(
     found: dict[str, Any] = {}
     parameters, state = dict(layer.named_parameters()), layer.state_dict()
     for name in ("weight", "bias"):
-        found[f"{name} among the parameters"] = float(name in parameters)
+        found[f"{name} among the parameters {YES_NO}"] = float(name in parameters)
     found["number of parameters"] = float(len(parameters))
     for name in ("running_mean", "running_var", "num_batches_tracked"):
-        found[f"{name} in the state dict"] = float(name in state)
+        found[f"{name} in the state dict {YES_NO}"] = float(name in state)
+    whole = "float" not in str(getattr(layer.num_batches_tracked, "dtype", "int"))
+    found[f"num_batches_tracked is an integer {YES_NO}"] = float(whole)
+    for name in ("weight", "bias"):
+        found[f"{name} of a new layer"] = getattr(layer, name).detach().clone()
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))
         layer.bias.copy_(torch.from_numpy(bias))
@@ -318,10 +343,10 @@ def _of_one(layer: Any, given: np.ndarray, found: dict[str, Any]) -> Any:
     import torch
 
     nothing = torch.full(given.shape, torch.nan)
-    mean = ("running_mean after training", "running_mean after evaluation")
-    before, after = (torch.as_tensor(found[name]) for name in mean)
-    if not torch.equal(before, after):
-        return nothing
+    for name in ("running_mean", "running_var"):
+        before = torch.as_tensor(found[f"{name} after training"])
+        if not torch.equal(before, torch.as_tensor(found[f"{name} after evaluation"])):
+            return nothing
     try:
         y = layer(torch.from_numpy(given)).detach()
     except Exception:
@@ -334,8 +359,20 @@ def _one_pass(layer: Any, batch: np.ndarray, when: str, found: dict[str, Any]) -
     import torch
 
     x = torch.from_numpy(batch).requires_grad_()
-    y = layer(x)
+    try:
+        y = layer(x)
+    except ZeroDivisionError as error:
+        if layer.momentum is None and not layer.num_batches_tracked:
+            error.args = ("num_batches_tracked is still 0; count a batch, then divide by it",)
+        raise
+    except TypeError as error:
+        for name in ("running_mean", "running_var"):
+            if isinstance(getattr(layer, name), torch.nn.Parameter):
+                error.args = (f"{name} is an nn.Parameter, which takes no tensor; use a buffer",)
+        raise
     found[f"y {when}"] = y
+    if not isinstance(y, torch.Tensor):
+        return
     places = torch.arange(1.0, x.numel() + 1, dtype=x.dtype).reshape(x.shape)
     inputs = {"dx": x, "the gradient of weight": layer.weight, "the gradient of bias": layer.bias}
     wanted = [tensor for tensor in inputs.values() if tensor.requires_grad]
@@ -353,8 +390,9 @@ def _look(layer: Any, when: str, found: dict[str, Any]) -> None:
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         value = getattr(layer, name)  # a copy: what follows may move it
         found[f"{name} {when}"] = value.detach().clone() if hasattr(value, "detach") else value
-    graph = getattr(layer.running_mean, "grad_fn", None)
-    found[f"running_mean's share in the graph {when}"] = float(graph is not None)
+    for name in ("running_mean", "running_var"):
+        graph = getattr(getattr(layer, name), "grad_fn", None)
+        found[f"{name} in the graph {when} {YES_NO}"] = float(graph is not None)
 
 
 def _lives() -> list[tuple[Any, ...]]:
@@ -369,6 +407,17 @@ def _lives() -> list[tuple[Any, ...]]:
         trials.append((batches, given, momentum, rng.uniform(1.5, 3, 3), rng.uniform(-2, -0.5, 3)))
     return trials
 
+
+_STILL = Mistake("the running statistics move in evaluation mode; there they stand still", SYMPTOMS)
+_TURNED = Mistake(
+    "momentum is the other way round: in PyTorch it is the share of the new batch, in Keras that "
+    "of the old average",
+    "04, PyTorch and Keras",
+)
+_GRAPH = Mistake("the buffers are not detached and keep the graph of every batch", LAYER)
+_NOT_COUNTED = Mistake("num_batches_tracked does not count the batches", LAYER)
+_NO_PARAMETER = "{} is no nn.Parameter: the optimizer does not see it, and it does not learn"
+_NOT_SAVED = "{} is not among the saved buffers: register_buffer keeps, saves and loads it"
 
 layer = Exercise(
     "layer",
@@ -391,25 +440,31 @@ layer = Exercise(
             "there, and only the buffer gets m/(m − 1)",
             LAYER,
         ),
-        "turned": Mistake(
-            "momentum is the other way round: in PyTorch it is the share of the new batch, in "
-            "Keras that of the old average",
-            "04, PyTorch and Keras",
-        ),
+        "turned": _TURNED,
+        "turned throughout": _TURNED,
         "none is 0.1": Mistake(
             "`momentum=None` counts as 0.1; it gives batch t the share 1/t", LAYER
         ),
         "late": Mistake(
             "with `momentum=None` batch t gets the share 1/(t + 1); the first one gets all", LAYER
         ),
-        "updates in eval": Mistake(
-            "the running statistics move in evaluation mode; there they stand still", SYMPTOMS
+        "counted after": Mistake(
+            "with `momentum=None` the share is taken before the batch is counted: 1/0", LAYER
         ),
+        "updates in eval": _STILL,
+        "updates in eval, last": _STILL,
+        "moves to itself": _STILL,
+        "never moves": Mistake("the running statistics do not move in training mode", LAYER),
         "batch in eval": Mistake(
             "evaluation mode normalises with the batch's statistics; it takes the running ones",
             SYMPTOMS,
         ),
         "no modes": Mistake("both modes do the same: `self.training` is not asked", SYMPTOMS),
+        "modes swapped": Mistake("the two modes have changed places", SYMPTOMS),
+        "all features": Mistake(
+            "mean and variance are taken over all features together; each feature has its own",
+            "02, Algorithm 1, line by line",
+        ),
         "running in training": Mistake(
             "training mode normalises with the running statistics; it takes the batch's own", LAYER
         ),
@@ -423,18 +478,33 @@ layer = Exercise(
             "through them, and only the buffers are detached",
             "03, Two ways to the input",
         ),
-        "graph": Mistake("the buffers are not detached and keep the graph of every batch", LAYER),
+        "graph": _GRAPH,
+        "graph running_mean": _GRAPH,
+        "graph running_var": _GRAPH,
         "plain": Mistake(
             "the running statistics are plain attributes: they are not saved, loaded or "
             "moved to a device",
             LAYER,
         ),
-        "plain counter": Mistake("num_batches_tracked is a plain attribute and not saved", LAYER),
+        "plain running_mean": Mistake(_NOT_SAVED.format("running_mean"), LAYER),
+        "plain running_var": Mistake(_NOT_SAVED.format("running_var"), LAYER),
+        "plain num_batches_tracked": Mistake(_NOT_SAVED.format("num_batches_tracked"), LAYER),
         "parameters": Mistake(
             "the running statistics are parameters, which an optimizer or weight decay may move",
             LAYER,
         ),
-        "not counted": Mistake("num_batches_tracked does not count the batches", LAYER),
+        "weight no parameter": Mistake(_NO_PARAMETER.format("weight"), LAYER),
+        "bias no parameter": Mistake(_NO_PARAMETER.format("bias"), LAYER),
+        "weight from 0": Mistake(
+            "weight starts at 0, so that all outputs are 0; γ starts at 1", LAYER
+        ),
+        "float counter": Mistake(
+            "num_batches_tracked is a float: after half() it counts to 2,048 and no further; make "
+            "it an integer",
+            LAYER,
+        ),
+        "not counted": _NOT_COUNTED,
+        "not counted, 1/0": _NOT_COUNTED,
         "var from 0": Mistake(
             "running_var starts at 0; it starts at 1, so that a fresh layer does nothing", SYMPTOMS
         ),
