@@ -269,6 +269,14 @@ def test_a_missing_return_is_said():
     assert "is a return missing?" in verdict_on(FORWARD.replace("return y", "y")).words
 
 
+def test_a_swap_has_to_return_the_model():
+    """Without it, `mine = swap(…)` is None, which shows far from here."""
+    words = verdict_on(SWAP.replace("    return model\n", "")).words
+    assert words.startswith("Wrong: what swap returns is None; is a return missing?")
+    assert "Mistake" not in words
+    assert verdict_on(SWAP.replace("return model", "return [model]")).outcome == "wrong"
+
+
 def test_folding_has_to_give_two_results():
     assert verdict_on(FOLD.replace("new_weight, new_bias\n", "new_weight\n")).outcome == "wrong"
 
@@ -399,7 +407,7 @@ def test_right_foldings_in_many_forms(scale):
 
 
 def in_place(model, old, new):
-    """By name, over all modules, and returns nothing."""
+    """By name, over all modules."""
     for name, module in list(model.named_modules()):
         if type(module) is old:
             layer = new(module.weight.numel(), module.eps, module.momentum).to(module.weight.dtype)
@@ -407,6 +415,7 @@ def in_place(model, old, new):
             layer.training = module.training
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, layer)
+    return model
 
 
 def by_hand(model, old, new):
@@ -483,3 +492,37 @@ def test_the_quiz_counts_what_pytorch_has():
     layer(x)
     factor = layer.running_var.item() / x.var(correction=0).item()
     assert factor == pytest.approx(answers["factor for one image"])
+
+
+@pytest.mark.parametrize(
+    "axes", ["0, 1, 2", "0,1,2", "(0, 1, 2)", (0, 1, 2), [2, 1, 0], np.arange(3), "-4, -3, -2"]
+)
+def test_axes_in_many_forms(axes):
+    assert checks.counts.judge({**checks.counts.answers, "axes in NHWC": axes}).words == "Right."
+
+
+@pytest.mark.parametrize("axes", ["", "N, H, W", (0, 1), (0, 1, 2, 3), 5, 2.5, {"a": 1}, (0, 0, 1)])
+def test_axes_that_are_not(axes):
+    verdict = checks.counts.judge({**checks.counts.answers, "axes in NHWC": axes})
+    assert verdict.outcome == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("factor", "mistakes"),
+    [
+        (1.008, None),
+        (1.0084, None),
+        (np.array([120 / 119]), None),
+        (1, ("no factor",)),
+        (1.0004, ("whole batch",)),
+        (1.053, ("images alone",)),
+        (0.992, ("upside down",)),
+        (1.09, ("places of a row",)),
+        (1.02, ()),
+        (float("inf"), ()),
+    ],
+)
+def test_factors_near_one_are_told_apart(factor, mistakes):
+    verdict = checks.counts.judge({**checks.counts.answers, "factor for one image": factor})
+    assert verdict.outcome == ("right" if mistakes is None else "wrong")
+    assert verdict.mistakes == (mistakes or ())

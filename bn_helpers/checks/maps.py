@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ STEPS = "05, One mean, one variance, one γ, one β per map"
 ROWS = "05, Every place is a row"
 LAYOUT = "05, Where the channel axis stands"
 LAYER = "05, Your layer, for maps"
-SWAP = "05, Into a network and out again"
+SWAP = "05, Convert a network, and back again"
 BREAKS = "05, What per-activation BN would break"
 FOLDING = "05, Folding into the convolution"
 #: Sizes that differ stop a vector on the wrong axis with an error, which says less than its name
@@ -556,9 +557,12 @@ def _play_swap(attempt: Any, backwards: bool, training: bool) -> dict[str, Any]:
     returned = attempt(model, old, new)
     if returned is ...:
         raise NotImplementedError
-    model = model if returned is None else returned
+    found: dict[str, Any] = {"what swap returns": returned}
+    if not isinstance(returned, nn.Module):
+        return found
+    found["what swap returns"] = 1.0
+    model = returned
     layers = {"first layer": model[0], "layer in the block": model[1][1], "frozen layer": model[2]}
-    found: dict[str, Any] = {}
     for name, layer in layers.items():
         found[f"{name}: is replaced"] = float(type(layer) is new)
         for key in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
@@ -621,7 +625,27 @@ swap = Exercise(
 
 # A quiz
 
-counts = Question(
+
+class _Counts(Question):
+    """Axes as text or numbers, in any order; a factor counts by what it has above or below 1."""
+
+    def _same(self, given: Any, right: Any) -> bool:
+        if isinstance(right, str):
+            return _axes(given) == _axes(right)
+        if isinstance(right, float) and super()._same(given, right):
+            (factor,) = np.ravel(given)
+            return bool(abs(float(factor) - right) <= 0.06 * abs(right - 1))
+        return super()._same(given, right)
+
+
+def _axes(given: Any) -> set[int] | None:
+    """The axes of a batch of maps; None where they are none."""
+    digits = re.findall(r"-?\d+", str(given))
+    axes = {int(digit) % 4 for digit in digits if -4 <= int(digit) < 4}
+    return axes if digits and len(axes) == len(digits) else None
+
+
+counts = _Counts(
     "counts",
     {
         "values in a mean": 2400,
@@ -672,6 +696,21 @@ counts = Question(
             2400 / 2399,
             Mistake("this is m′/(m′ − 1) for all 20 images; with one m′ is smaller", LAYER),
         ),
+        "images alone": (
+            "factor for one image",
+            20 / 19,
+            Mistake("this is m/(m − 1) for 20 images; it is m′/(m′ − 1), for one image", LAYER),
+        ),
+        "no factor": (
+            "factor for one image",
+            1.0,
+            Mistake("the two variances differ: one divides by m′, the stored one by m′ − 1", ROWS),
+        ),
+        "upside down": (
+            "factor for one image",
+            119 / 120,
+            Mistake("the stored variance is the larger one: it divides by m′ − 1", ROWS),
+        ),
         "places of a row": (
             "factor for one image",
             12 / 11,
@@ -686,6 +725,16 @@ counts = Question(
             "axes in NHWC",
             "3",
             Mistake("that is the axis of the maps, the one that stays", LAYOUT),
+        ),
+        "images only": (
+            "axes in NHWC",
+            "0",
+            Mistake("that is one mean per activation; all places share a map's mean", BLOCK),
+        ),
+        "places only": (
+            "axes in NHWC",
+            "1, 2",
+            Mistake("these are the places of one image; all images share a map's mean", BLOCK),
         ),
     },
     [
