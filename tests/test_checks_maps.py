@@ -97,6 +97,8 @@ WRONG = [
     (FORWARD, "(0, 2, 3)", "(0, 2)", "the columns of a map"),
     (FORWARD, "(0, 2, 3)", "(0, 1, 2)", "the last axis is taken for the maps"),
     (FORWARD, "[:, None, None]", "", "γ and β run along the width"),
+    (FORWARD, "gamma[:, None, None]", "gamma", "γ runs along the width"),
+    (FORWARD, "beta[:, None, None]", "beta", "β runs along the width"),
     (FORWARD, "[:, None, None]", "[:, None]", "γ and β run along the height"),
     (
         FORWARD,
@@ -519,7 +521,7 @@ def test_axes_that_are_not(axes):
         (0.992, ("upside down",)),
         (1.09, ("places of a row",)),
         (1.02, ()),
-        (float("inf"), ()),
+        (float("inf"), ("infinite",)),
     ],
 )
 def test_factors_near_one_are_told_apart(factor, mistakes):

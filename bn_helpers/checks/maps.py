@@ -65,9 +65,10 @@ def _maps(
     column: tuple[int, ...] = (-1, 1, 1)
     for switch, shape in (("along height", (-1, 1)), ("along width", (-1,))):
         column = shape if switch in wrong else column
+    along = [(-1,) if f"{name} along width" in wrong else column for name in ("gamma", "beta")]
     if {"reshape", "reshape back"} & wrong:
         x = (x if "reshape" in wrong else x.transpose(0, 2, 3, 1)).reshape(-1, sizes[1])
-        axes, column = (0,), (-1,)
+        axes, along = (0,), [(-1,), (-1,)]
     m = np.prod([x.shape[axis] for axis in axes])
     images = sizes[0]
     mean = x.sum(axis=axes, keepdims=True) / (images if "m in both" in wrong else m)
@@ -85,7 +86,7 @@ def _maps(
         gamma = np.ones_like(gamma)
     if "no beta" in wrong:
         beta = np.zeros_like(beta)
-    y = gamma.reshape(column) * (centred / std) + beta.reshape(column)
+    y = gamma.reshape(along[0]) * (centred / std) + beta.reshape(along[1])
     return y.reshape(sizes)
 
 
@@ -145,6 +146,16 @@ forward_maps = Exercise(
         ),
         "along width": Mistake(
             "γ and β run along the width, where NumPy puts a vector by itself; they belong to the "
+            "maps, shape (C, 1, 1)",
+            STEPS,
+        ),
+        "gamma along width": Mistake(
+            "γ runs along the width, where NumPy puts a vector by itself; like β it belongs to the "
+            "maps, shape (C, 1, 1)",
+            STEPS,
+        ),
+        "beta along width": Mistake(
+            "β runs along the width, where NumPy puts a vector by itself; like γ it belongs to the "
             "maps, shape (C, 1, 1)",
             STEPS,
         ),
@@ -632,6 +643,8 @@ class _Counts(Question):
     def _same(self, given: Any, right: Any) -> bool:
         if isinstance(right, str):
             return _axes(given) == _axes(right)
+        if isinstance(right, float) and np.isinf(right):
+            return isinstance(given, float | np.floating) and bool(given == right)
         if isinstance(right, float) and super()._same(given, right):
             (factor,) = np.ravel(given)
             return bool(abs(float(factor) - right) <= 0.06 * abs(right - 1))
@@ -705,6 +718,11 @@ counts = _Counts(
             "factor for one image",
             1.0,
             Mistake("the two variances differ: one divides by m′, the stored one by m′ − 1", ROWS),
+        ),
+        "infinite": (
+            "factor for one image",
+            np.inf,
+            Mistake("m/(m − 1) is infinite at one image; m′ counts its places, too", ROWS),
         ),
         "upside down": (
             "factor for one image",
