@@ -43,6 +43,8 @@ COV = "centred.T @ centred / m + eps * np.eye(d)"
 W = "vectors @ np.diag(values**-0.5) @ vectors.T"
 K = "-1 / (np.outer(roots, roots) * np.add.outer(roots, roots))"
 NAIVE = "(values[:, None] ** -0.5 - values**-0.5) / (values[:, None] - values)"
+EXTREMES = "np.linalg.eigvalsh(H)\n    return eigenvalues[-1] / eigenvalues[0]"
+FIRST_BY_LAST = "np.linalg.eigvals(H)\n    return eigenvalues[0] / eigenvalues[-1]"
 # Source, a piece of it, what a learner wrote instead, and how the mistake's sentence begins.
 WRONG = [
     (ZCA, "x.mean(axis=0)", "x.mean(axis=1, keepdims=True)", "the mean is taken over the features"),
@@ -63,6 +65,8 @@ WRONG = [
     (ZCA, W, "vectors.T @ np.diag(values**-0.5) @ vectors", "U and Uᵀ have changed places"),
     (ZCA, W, "np.diag(np.diag(cov) ** -0.5)", "each feature is scaled by itself"),
     (ZCA, W, "np.linalg.inv(np.sqrt(cov))", "the root is taken entry by entry"),
+    (ZCA, W, "cov**-0.5", "cov**-0.5 is taken entry by entry"),
+    (ZCA, "x.mean(axis=0)", "x.mean()", "one mean is taken of all the numbers"),
     (ZCA, W, "np.eye(d)", None),
     (CONDITION, "np.hstack([ones, x])", "x", "the bias is missing"),
     (CONDITION, "np.hstack([ones, x])", "x - x.mean(axis=0)", "this is the condition number of"),
@@ -70,10 +74,14 @@ WRONG = [
     (CONDITION, "[-1] / eigenvalues[0]", "[0] / eigenvalues[-1]", "this is 1/κ"),
     (CONDITION, "[-1] / eigen", "[-1] - eigen", "κ is a ratio of eigenvalues"),
     (CONDITION, "np.linalg.eigvalsh(H)", "np.sort(np.diag(H))", "the diagonal entries of H"),
+    (CONDITION, "eigvalsh", "eigvals", "np.linalg.eigvals leaves the eigenvalues unsorted, so the"),
+    (CONDITION, EXTREMES, FIRST_BY_LAST, "np.linalg.eigvals leaves the eigenvalues unsorted"),
     (CONDITION, "[-1] / eigenvalues[0]", "[-1]", None),
     (CHANGE, "U.T @ dC @ U\n    return U @ (K * seen) @ U.T", "dC\n    return K * seen", "K multi"),
     (CHANGE, "U @ (K * seen) @ U.T", "K * seen", "the change is still in the basis"),
     (CHANGE, "roots = ", "U = U.T\n    roots = ", "U and Uᵀ have changed places"),
+    (CHANGE, "U.T @ dC @ U", "U @ dC @ U.T", "dC is seen as U dC Uᵀ"),
+    (CHANGE, "U @ (K * seen) @ U.T", "U.T @ (K * seen) @ U", "it is turned back by Uᵀ … U"),
     (CHANGE, "K = -1", "K = 1", "the sign is wrong"),
     (
         CHANGE,
@@ -144,6 +152,13 @@ def test_wrong_code_gets_its_sentence(source, right, wrong, sentence):
     named = [line for line in verdict.words.splitlines() if line.startswith("Mistake: ")]
     assert len(named) == (sentence is not None), verdict.words
     assert not named or named[0].startswith(f"Mistake: {sentence}"), verdict.words
+
+
+def test_unsorted_eigenvalues_are_named_where_the_bias_is_last_too():
+    source = CONDITION.replace("[ones, x]", "[x, ones]")
+    for right, wrong in (("eigvalsh", "eigvals"), (EXTREMES, FIRST_BY_LAST)):
+        check, attempt = written(source.replace(right, wrong))
+        assert "leaves the eigenvalues unsorted" in check.judge(attempt).words
 
 
 @pytest.mark.parametrize("source", [ZCA, CONDITION, CHANGE, BIAS])

@@ -24,6 +24,8 @@ def _matrix(cov: np.ndarray, eps: float, wrong: Wrong) -> np.ndarray:
         return np.linalg.inv(np.linalg.cholesky(cov))
     if "entrywise" in wrong:
         return np.linalg.inv(np.sqrt(cov))
+    if "power of entries" in wrong:
+        return cov**-0.5
     if "diagonal" in wrong:
         return np.diag(np.diag(cov) ** -0.5)
     values, vectors = np.linalg.eigh(cov)
@@ -41,6 +43,7 @@ def _matrix(cov: np.ndarray, eps: float, wrong: Wrong) -> np.ndarray:
 def _zca(x: np.ndarray, eps: float, wrong: Wrong = NOTHING_WRONG) -> np.ndarray:
     m, d = x.shape
     mean = x.mean(axis=1, keepdims=True) if "axis" in wrong else x.mean(axis=0)
+    mean = x.mean() if "one mean" in wrong else mean
     around = x if {"not centred", "second moment"} & wrong else x - mean
     mapped = x if {"not centred", "raw mapped"} & wrong else x - mean
     count = 1 if "sum" in wrong else m - 1 if "m - 1" in wrong else m
@@ -81,6 +84,9 @@ zca = Exercise(
             "feature, axis 0",
             SCALED,
         ),
+        "one mean": Mistake(
+            "one mean is taken of all the numbers; each feature has its own, x.mean(axis=0)", SCALED
+        ),
         "not centred": Mistake("the batch is not centred", SCALED),
         "second moment": Mistake(
             "the covariance is taken of x as it is; it is that of the centred batch", SCALED
@@ -89,7 +95,7 @@ zca = Exercise(
         "mean added": Mistake("the mean is added again at the end; x̂ has mean 0", WHITE),
         "m - 1": Mistake("the covariance divides by m − 1; it is the mean over all m", SCALED),
         "sum": Mistake("the covariance is a sum and not divided by m", SCALED),
-        "no eps": Mistake("ε is not used", "01, What breaks when m ≤ d"),
+        "no eps": Mistake("ε is not used", WHITE),
         "eps everywhere": Mistake(
             "ε is added to every entry of the covariance; it belongs on the diagonal, ε times the "
             "unit matrix",
@@ -119,6 +125,9 @@ zca = Exercise(
         "entrywise": Mistake(
             "the root is taken entry by entry; a matrix's root is taken of its eigenvalues", WHITE
         ),
+        "power of entries": Mistake(
+            "cov**-0.5 is taken entry by entry; a matrix's power is taken of its eigenvalues", WHITE
+        ),
     },
     [
         "Centre first. What shape has the covariance, and over how many examples is it a mean?",
@@ -141,6 +150,9 @@ def _condition(x: np.ndarray, wrong: Wrong = NOTHING_WRONG) -> Any:
     a = x if {"no bias", "centred"} & wrong else np.hstack([np.ones((len(x), 1)), x])
     second_moments = a.T @ a / len(a)
     values = np.linalg.eigvalsh(second_moments)
+    if {"last by first", "first by last"} & wrong:
+        values = np.linalg.eigvals(second_moments)
+        return values[-1] / values[0] if "last by first" in wrong else values[0] / values[-1]
     if "diagonal" in wrong:
         values = np.sort(np.diag(second_moments))
     if "root" in wrong:
@@ -151,7 +163,7 @@ def _condition(x: np.ndarray, wrong: Wrong = NOTHING_WRONG) -> Any:
 
 
 def _inputs() -> list[tuple[Any, ...]]:
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(318)  # np.linalg.eigvals does not return their eigenvalues in order
     shapes = ((8, 3), (11, 2))
     return [(rng.normal(size=s) * rng.uniform(0.5, 2, s[1]) + rng.uniform(1, 2),) for s in shapes]
 
@@ -175,6 +187,16 @@ condition = Exercise(
         "inverted": Mistake("this is 1/κ; the largest eigenvalue stands on top", SCALED),
         "difference": Mistake("κ is a ratio of eigenvalues; this is their difference", SCALED),
         "diagonal": Mistake("the diagonal entries of H are not its eigenvalues", IMAGES),
+        "last by first": Mistake(
+            "np.linalg.eigvals leaves the eigenvalues unsorted, so the last is not the largest; "
+            "np.linalg.eigvalsh sorts them",
+            IMAGES,
+        ),
+        "first by last": Mistake(
+            "np.linalg.eigvals leaves the eigenvalues unsorted, so the last is not the smallest; "
+            "np.linalg.eigvalsh sorts them",
+            IMAGES,
+        ),
     },
     [
         "First build a, one example a row: a column of ones beside x.",
@@ -218,9 +240,11 @@ def _inverse_root_change(C: np.ndarray, dC: np.ndarray, wrong: Wrong = NOTHING_W
         return -0.5 * U @ np.diag(values**-1.5) @ U.T @ dC
     if "transposed" in wrong:
         U = U.T
-    seen = dC if "not turned" in wrong else U.T @ dC @ U
+    first = U.T if "turned wrong way" in wrong else U
+    seen = dC if "not turned" in wrong else first.T @ dC @ first
     change = _kernel(values, wrong) * seen
-    return change if {"not turned", "not back"} & wrong else U @ change @ U.T
+    last = U.T if "back wrong way" in wrong else U
+    return change if {"not turned", "not back"} & wrong else last @ change @ last.T
 
 
 def _covariances() -> list[tuple[Any, ...]]:
@@ -262,6 +286,8 @@ inverse_root_change = Exercise(
         "transposed": Mistake(
             "U and Uᵀ have changed places: np.linalg.eigh has the eigenvectors in its columns", ROOT
         ),
+        "turned wrong way": Mistake("dC is seen as U dC Uᵀ; it is Uᵀ dC U", ROOT),
+        "back wrong way": Mistake("it is turned back by Uᵀ … U; it is U … Uᵀ", ROOT),
         "sign": Mistake("the sign is wrong: where C grows, its inverse root shrinks", ROOT),
         "commuting": Mistake(
             "−½ C^(−3/2) dC is the rule for numbers; matrices do not commute", ROOT
