@@ -102,6 +102,8 @@ WRONG_LINES = [
     ("v.inv_std**2", "v.inv_std", "std", "the derivative of 1/s is −1/s², here −1/s"),
     ("* 0.5 / v.std", "/ v.std", "var_eps", "the derivative of a root is 1 / (2 · root)"),
     ("* 0.5 / v.std", "* 0.5 * v.std", "var_eps", "the derivative of a root divides"),
+    ("v.inv_std**2", "v.var**-1", "std", "`inv_std` is 1/√(σ² + ε)"),
+    ("* 0.5 / v.std", "* 0.5 / v.var**0.5", "var_eps", "`std` is the root of `var_eps`"),
     ("g.var / len(dy)", "g.var", "squared", "the variance is a sum over m"),
     ("g.x_hat * v.inv_std", "g.x_hat", "centred", "x̂ is `centred` times `inv_std`: the factor"),
     ("* 2 * v.centred", "* v.centred", "centred", "the derivative of c² is 2c"),
@@ -151,7 +153,7 @@ def test_all_lines_right():
     assert verdict_on(LINES).words == "Right. Of 12 lines: 12 exact."
     approximate = edited(LINES, "g.std * 0.5 / v.std", "g.std / 2 * (v.inv_std * (1 + 1e-12))")
     words = verdict_on(approximate).words
-    assert words == "Right. Of 12 lines: 6 exact, 6 approximate."
+    assert words.startswith("Right. Of 12 lines: 6 exact, 6 approximate. Approximate is right too")
 
 
 @pytest.mark.parametrize(
@@ -201,6 +203,7 @@ WRONG_BACKWARD = [
         "dx is what comes out when mean and variance",
     ),
     ("gamma * inv_std", "inv_std", "γ is left out of dx"),
+    ("gamma * inv_std", "gamma**2 * inv_std", "dx has the factor γ twice"),
     ("gamma * inv_std", "gamma", "`inv_std` is left out"),
     ("gamma * inv_std", "gamma * inv_std**2", "dx is divided by the variance"),
     ("gamma * inv_std", "gamma / inv_std", "dx is divided by `inv_std`"),
@@ -267,6 +270,12 @@ def test_two_mistakes_at_once(edits, mistakes):
     assert verdict_on(source).mistakes == mistakes
 
 
+@pytest.mark.parametrize("returned", ["dx", "torch.from_numpy(dx)", "np.asfortranarray(dx)"])
+def test_dx_alone(returned):
+    verdict = verdict_on(edited(BACKWARD, "return dx, dgamma, dbeta", f"return {returned}"))
+    assert verdict.words.startswith("Wrong: dgamma is missing")
+
+
 def test_backward_leaves_its_arguments_alone():
     source = edited(BACKWARD, "dx = gamma", "dy *= gamma; dx = ")
     source = source.replace("dx =  * inv_std", "dx = inv_std")
@@ -276,7 +285,7 @@ def test_backward_leaves_its_arguments_alone():
 
 def test_backward_without_a_batch_norm_idea():
     """Real numbers of the right shapes that are no known mistake get no name."""
-    verdict = verdict_on(edited(BACKWARD, "gamma * inv_std", "gamma**2 * inv_std"))
+    verdict = verdict_on(edited(BACKWARD, "gamma * inv_std", "gamma**3 * inv_std"))
     assert verdict.mistakes == ()
     assert verdict.words.startswith("Wrong: dx[0, 0] is ")
 
@@ -410,6 +419,9 @@ WRONG_NUMERICAL = [
     ("(above - below) / (2 * h)", "above - below", "not divided"),
     ("above - below", "below - above", "sign"),
     ("        x[i] = kept\n", "", "not put back"),
+    ("    gradient = np", "    h = 1e-5\n    gradient = np", "h ignored"),
+    ("    gradient = np", "    h = 1e-6\n    gradient = np", "h ignored"),
+    ("    gradient = np", "    h = 1e-4\n    gradient = np", "h ignored"),
     ("h=1e-5", "h=1e-12", "tiny step"),
     ("h=1e-5", "h=1e-14", "tiny step"),
     ("h=1e-5", "h=1e-13", "tiny step"),
@@ -423,6 +435,47 @@ WRONG_NUMERICAL = [
 def test_wrong_numerical_gradient(right, wrong, switch):
     verdict = verdict_on(edited(NUMERICAL, right, wrong))
     assert verdict.mistakes == (switch,), verdict.words
+
+
+POINTS = """
+def numerical_gradient(f, x, h=1e-5):
+    gradient = np.zeros(x.shape)
+    step = np.zeros(x.shape)
+    for i in np.ndindex(x.shape):
+        up = x.copy()
+        down = x.copy()
+        up[i] += h
+        down[i] -= h
+        gradient[i] = (f(up) - f(down)) / (2 * h)
+    return gradient
+"""
+
+
+@pytest.mark.parametrize(
+    ("edits", "switch"),
+    [
+        ([(".copy()", ""), (".copy()", "")], "one point"),
+        ([("= x.copy()", "= x.view()"), ("= x.copy()", "= x.view()")], "one point"),
+        ([("down = x.copy()", "down = up")], "one point"),
+        ([("        up = x.copy()\n        down = x.copy()\n", ""),
+          ("    for i", "    up = x.copy()\n    down = x.copy()\n    for i")], "not reset"),
+        ([("up[i] += h", "step[i] = h"), ("        down[i] -= h\n", ""),
+          ("f(up) - f(down)", "f(x + step) - f(x - step)")], "not reset"),
+    ],
+)  # fmt: skip
+def test_points_that_are_not_two(edits, switch):
+    assert verdict_on(POINTS).outcome == "right"
+    source = POINTS
+    for right, wrong in edits:
+        source = edited(source, right, wrong)
+    assert verdict_on(source).mistakes == (switch,), source
+
+
+def test_zeros_that_have_another_reason():
+    source = "def numerical_gradient(f, x, h=1e-5):\n    return np.zeros(x.shape)\n"
+    assert verdict_on(source).mistakes == ()
+    source = edited(NUMERICAL, "return gradient", "return 0 * gradient")
+    assert verdict_on(source).mistakes == ()
 
 
 def test_all_entries_at_once():
@@ -535,11 +588,12 @@ def test_by_hand_is_what_the_formula_gives():
     x = np.array([1.0, 1, 1, 1, 6])[:, None]
     dy = np.array([2.0, 1, 0, -1, 3])[:, None]
     x_hat = (x - x.mean()) / x.std()
-    gamma, inv_std = np.array([4.0]), 1 / x.std(0)
+    gamma, inv_std = np.array([8.0]), 1 / x.std(0)
     dx, _, _ = model()(dy, x_hat, gamma, inv_std)
     assert list(checks.dx_by_hand.answers.values()) == pytest.approx(dx[:, 0].tolist())
     for switch, wrong in {
         "mean": "mean detached",
+        "bracket": ("no gamma", "no inv_std"),
         "variance": "variance detached",
         "both": "both detached",
         "gamma": "no gamma",
@@ -547,6 +601,7 @@ def test_by_hand_is_what_the_formula_gives():
         "no division": "no inv_std",
         "sign": "sign of the variance",
     }.items():
-        dx, _, _ = model(wrong)(dy, x_hat, gamma, inv_std)
+        switches = (wrong,) if isinstance(wrong, str) else wrong
+        dx, _, _ = model(*switches)(dy, x_hat, gamma, inv_std)
         answer = dict(zip(checks.dx_by_hand.answers, dx[:, 0].round(9).tolist(), strict=True))
         assert checks.dx_by_hand.judge(answer).mistakes == (switch,)

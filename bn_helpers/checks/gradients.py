@@ -24,7 +24,7 @@ from bn_helpers.checks.engine import (
 RULES = "03, Three rules take you back"
 WAYS = "03, Two ways to the input"
 SIX = "03, The paper's six equations"
-LINE = "03, One line"
+LINE = "03, dx in one line"
 NUMERICAL = "03, The numerical check, done properly"
 INVARIANTS = "03, Three invariants"
 EPS = 0.05
@@ -75,9 +75,11 @@ def _lines(dy: np.ndarray, v: SimpleNamespace, wrong: Wrong = NOTHING_WRONG) -> 
     of_inv_std = g.x_hat * other
     g.inv_std = of_inv_std if "inv_std not summed" in wrong else of_inv_std.sum(0)
     power = 1 if "one power" in wrong else 2
-    g.std = g.inv_std * v.inv_std**power * (1 if "sign of the reciprocal" in wrong else -1)
+    inv_std = v.var**-0.5 if "reciprocal without eps" in wrong else v.inv_std
+    g.std = g.inv_std * inv_std**power * (1 if "sign of the reciprocal" in wrong else -1)
     of_root = g.std * (1 if "half" in wrong else 0.5)
-    g.var_eps = of_root * v.std if "root multiplied" in wrong else of_root / v.std
+    root = v.var**0.5 if "root without eps" in wrong else v.std
+    g.var_eps = of_root * root if "root multiplied" in wrong else of_root / root
     g.var = g.var_eps
     g.squared = np.broadcast_to(g.var / (1 if "squared without m" in wrong else m), dy.shape)
     own_way = g.x_hat * (1 if "inv_std forgotten" in wrong else v.inv_std)
@@ -132,7 +134,10 @@ class Lines(Exercise):
     def _hard(self, attempt: Any, results: Sequence[dict[str, Any]]) -> Verdict:
         said = [_said(results, self.known(NOTHING_WRONG), name) for name in NAMES]
         counts = [f"{said.count(word)} {word}" for word in ("exact", "approximate") if word in said]
-        return Verdict(RIGHT, f"Right. Of {len(NAMES)} lines: {', '.join(counts)}.")
+        words = f"Right. Of {len(NAMES)} lines: {', '.join(counts)}."
+        if "approximate" in said:
+            words += " Approximate is right too: equal up to rounding."
+        return Verdict(RIGHT, words)
 
 
 def _said(results: Sequence[dict[str, Any]], truth: Sequence[dict[str, Any]], name: str) -> str:
@@ -192,6 +197,13 @@ backward_lines = Lines(
         "half": Mistake("the derivative of a root is 1 / (2 · root), here without the 2", RULES),
         "root multiplied": Mistake(
             "the derivative of a root divides by the root, here it multiplies", RULES
+        ),
+        "reciprocal without eps": Mistake(
+            "`inv_std` is 1/√(σ² + ε): its derivative has `var_eps`, here `var` stands in it", RULES
+        ),
+        "root without eps": Mistake(
+            "`std` is the root of `var_eps`: its derivative has ε in it, here it is that of √σ²",
+            RULES,
         ),
         "squared without m": Mistake(
             "the variance is a sum over m: its gradient reaches each square divided by m", RULES
@@ -288,10 +300,18 @@ def _bracket(dy: np.ndarray, x_hat: np.ndarray, wrong: Wrong) -> np.ndarray:
 
 def _scale(m: int, gamma: np.ndarray, inv_std: np.ndarray, wrong: Wrong) -> np.ndarray:
     scale = np.ones_like(gamma) if "no gamma" in wrong else gamma
+    scale = gamma**2 if "gamma twice" in wrong else scale
     power = -1 if "std" in wrong else 2 if "inv_std squared" in wrong else 1
     scale = scale * inv_std ** (0 if "no inv_std" in wrong else power)
     scale = scale * (m if "1/m forgotten" in wrong else 1)
     return scale / (m if "1/m twice" in wrong else 1)
+
+
+def _with_dx_first(attempt: Callable[..., Any], *arguments: np.ndarray) -> Any:
+    """What an attempt returns; a lone array of dy's shape is dx, and the others are missing."""
+    found = attempt(*arguments)
+    alone = hasattr(found, "shape") and tuple(found.shape) == arguments[0].shape
+    return {"dx": found} if alone else found
 
 
 def _left_behind() -> list[tuple[Any, ...]]:
@@ -316,6 +336,9 @@ backward = Exercise(
             WAYS,
         ),
         "no gamma": Mistake("γ is left out of dx", SIX),
+        "gamma twice": Mistake(
+            "dx has the factor γ twice; once it stands before the bracket, no more is inside", LINE
+        ),
         "no inv_std": Mistake("`inv_std` is left out of dx", SIX),
         "inv_std squared": Mistake(
             "dx is divided by the variance; it is divided by its root, `inv_std` once", LINE
@@ -363,6 +386,7 @@ backward = Exercise(
         "In the bracket three things are left: dy; a mean over the batch; and `x_hat` times "
         "another mean over the batch, one in which `x_hat` stands too.",
     ],
+    play=_with_dx_first,
 )
 
 
@@ -377,9 +401,11 @@ class Wave:
     def __init__(self, weights: np.ndarray, x: np.ndarray) -> None:
         self.weights, self.x = weights, np.array(x)
         self.moves: list[float] = []
+        self.calls = 0
         self.digits = 15
 
     def __call__(self, z: Any) -> Any:
+        self.calls += 1
         z = np.asarray(z)
         moves = np.abs(z - self.x)
         self.moves += moves[moves > 0].tolist()
@@ -388,23 +414,35 @@ class Wave:
         return (self.weights * np.sin(WAVE * z)).sum()
 
 
-def _measured(attempt: Callable[..., Any], weights: np.ndarray, x: np.ndarray) -> dict[str, Any]:
+def _measured(
+    attempt: Callable[..., Any], weights: np.ndarray, x: np.ndarray, *h: float
+) -> dict[str, Any]:
     """An attempt's gradient, what it did to x, and how it asked the function."""
     f = Wave(weights, x)
-    gradient = attempt(f, x)
+    gradient = attempt(f, x, *h)
     left = np.round((np.asarray(x, dtype=float) - f.x) / 1e-5, 3)  # rounding is no change
     step = float(np.median(f.moves)) if f.moves else 0.0
-    return {"gradient": gradient, "what is left in x": left, "step": step, "digits": f.digits}
+    follows = not h or 0.6 < max(f.moves, default=0) / h[0] < 2.5  # 2: a formula of five points
+    return {
+        "gradient": gradient,
+        "what is left in x": left,
+        "step from h (1: yes)": float(follows),
+        "step": step,
+        "digits": f.digits,
+        "calls": f.calls,
+    }
 
 
 class Numerical(Exercise):
     """Judges the gradient and x; how the function was asked only helps to name the mistake."""
 
     def known(self, wrong: Wrong) -> list[dict[str, Any]]:
-        judged = ("gradient", "what is left in x")
+        judged = ("gradient", "what is left in x", "step from h (1: yes)")
         return [{name: known[name] for name in judged} for known in super().known(wrong)]
 
     def _named(self, results: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+        if not results[0].get("calls"):
+            return ()
         if named := super()._named(results):
             return named
         step, digits = (results[0].get(name) for name in ("step", "digits"))
@@ -415,15 +453,19 @@ class Numerical(Exercise):
         return ("tiny step",) if step < 1e-8 else ("large step",) if step > 3e-4 else ()
 
 
-def _numerical(f: Wave, x: np.ndarray, wrong: Wrong = NOTHING_WRONG) -> np.ndarray:
-    h = 1e-13 if "tiny step" in wrong else 0.1 if "large step" in wrong else 1e-5
+def _numerical(f: Wave, x: np.ndarray, h: float = 1e-5, wrong: Wrong = NOTHING_WRONG) -> np.ndarray:
+    fixed = {"tiny step": 1e-13, "large step": 0.1, "h ignored": 1e-5}
+    h = next((fixed[switch] for switch in fixed if switch in wrong), h)
     start = x.astype(np.float32) if "float32" in wrong else x
     gradient = np.zeros(x.shape)
+    step = np.zeros_like(start)
     for i in np.ndindex(x.shape):
-        step = np.zeros_like(start)
+        if "not reset" not in wrong:
+            step[...] = 0
         step[... if "all at once" in wrong else i] = h
-        above = f(start if "one-sided, behind" in wrong else start + step)
-        below = f(start if {"one-sided", "one-sided by 2h"} & wrong else start - step)
+        above = f(start if {"one-sided, behind", "one point"} & wrong else start + step)
+        ahead_only = {"one-sided", "one-sided by 2h", "one point"} & wrong
+        below = f(start if ahead_only else start - step)
         difference = below - above if "sign" in wrong else above - below
         width = h if {"one-sided", "one-sided, behind", "no factor 2"} & wrong else 2 * h
         if "precedence" in wrong:
@@ -436,8 +478,10 @@ def _numerical(f: Wave, x: np.ndarray, wrong: Wrong = NOTHING_WRONG) -> np.ndarr
 
 
 def _waves() -> list[tuple[Any, ...]]:
+    """Two calls with h as it is in the learner's first line, and one with another."""
     rng = np.random.default_rng(33)
-    return [(rng.normal(size=shape), rng.normal(size=shape)) for shape in ((4,), (2, 3))]
+    waves = [(rng.normal(size=shape), rng.normal(size=shape)) for shape in ((4,), (2, 3), (3,))]
+    return [*waves[:2], (*waves[2], 2e-6)]
 
 
 numerical_gradient = Numerical(
@@ -457,7 +501,8 @@ numerical_gradient = Numerical(
             NUMERICAL,
         ),
         "one-sided by 2h": Mistake(
-            "one side is f(x) itself while the division is by 2h; the other point is x − h",
+            "one side is f(x) itself while the division is by 2h; the other point is x − h (from "
+            "x + h that is 2h back)",
             NUMERICAL,
         ),
         "no factor 2": Mistake(
@@ -470,6 +515,19 @@ numerical_gradient = Numerical(
         "sign": Mistake("f(x − h) − f(x + h): the difference is the wrong way round", NUMERICAL),
         "all at once": Mistake(
             "all entries of x are moved at once; each entry is moved by itself", NUMERICAL
+        ),
+        "not reset": Mistake(
+            "the step of the entry before is still there, so ever more entries are moved; put "
+            "each one back, or make the zeros inside the loop",
+            NUMERICAL,
+        ),
+        "one point": Mistake(
+            "f gets the same point twice, so the difference is 0; `up = x` is a second name for "
+            "x, and a copy is `x.copy()`",
+            NUMERICAL,
+        ),
+        "h ignored": Mistake(
+            "h is not used: the step is another than the one that was asked for", NUMERICAL
         ),
         "not put back": Mistake(
             "x is not as it was: an entry that has been moved has to be put back", NUMERICAL
@@ -551,32 +609,33 @@ _FIRST = "x = 1, dy = 2"
 dx_by_hand = Question(
     "dx_by_hand",
     {
-        _FIRST: 3,
-        "x = 1, dy = 1": 1,
-        "x = 1, dy = 0": -1,
-        "x = 1, dy = -1": -3,
+        _FIRST: 6,
+        "x = 1, dy = 1": 2,
+        "x = 1, dy = 0": -2,
+        "x = 1, dy = -1": -6,
         "x = 6, dy = 3": 0,
     },
     {
-        "mean": (_FIRST, 5, Mistake("the mean of dy, which is 1, is not subtracted", LINE)),
-        "variance": (_FIRST, 2, Mistake("the term with x̂ is missing", LINE)),
+        "mean": (_FIRST, 10, Mistake("the mean of dy, which is 1, is not subtracted", LINE)),
+        "variance": (_FIRST, 4, Mistake("the term with x̂ is missing", LINE)),
         "both": (
             _FIRST,
-            4,
+            8,
             Mistake("this is γ/σ · dy, with mean and variance treated as constants", WAYS),
         ),
-        "gamma": (_FIRST, 0.75, Mistake("γ = 4 is missing", LINE)),
+        "gamma": (_FIRST, 0.75, Mistake("γ = 8 is missing", LINE)),
         "no root": (
             _FIRST,
-            1.5,
+            3,
             Mistake("the division is by the variance, 4; it is by its root", LINE),
         ),
-        "no division": (_FIRST, 6, Mistake("the division by σ = 2 is missing", LINE)),
-        "sign": (_FIRST, 1, Mistake("the term with x̂ is added; it is subtracted", LINE)),
+        "no division": (_FIRST, 12, Mistake("the division by σ = 2 is missing", LINE)),
+        "bracket": (_FIRST, 1.5, Mistake("the factor γ/σ before the bracket is missing", LINE)),
+        "sign": (_FIRST, 2, Mistake("the term with x̂ is added; it is subtracted", LINE)),
     },
     [
         "The mean is 2. What are the variance, its root and the five x̂?",
         "x̂ is −½ four times, and 2. You need two means: that of dy and that of dy · x̂.",
-        "Both means are 1 and γ/σ is 2: the bracket is dy − 1 − x̂.",
+        "Both means are 1 and γ/σ is 4: the bracket is dy − 1 − x̂.",
     ],
 )
