@@ -38,6 +38,13 @@ WRONG = [
     ("gamma * x_hat + beta", "gamma * (x_hat + beta)", "β is added before"),
     ("gamma * x_hat + beta", "x_hat / gamma + beta", "x̂ is divided by γ"),
     ("np.sqrt(var + eps)", "np.sqrt(var - eps)", "ε is subtracted"),
+    ("np.sqrt(var + eps)", "np.sqrt(var + 1e-5)", "ε is 1e-5 whatever"),
+    ("x.mean(axis=0)", "x.sum(axis=0) / 4", "the mean divides by 4"),
+    (
+        "((x - mean) ** 2).mean(axis=0)",
+        "((x - mean) ** 2).sum(axis=0) / 4",
+        "the variance divides by 4",
+    ),
     (
         "(x - mean) / np.sqrt(var + eps)",
         "(x - x.min(axis=0)) / np.ptp(x, axis=0)",
@@ -61,6 +68,18 @@ def test_wrong_code_gets_its_sentence(right, wrong, sentence):
     named = [line for line in verdict.words.splitlines() if line.startswith("Mistake: ")]
     assert len(named) == (sentence is not None)
     assert not named or named[0].startswith(f"Mistake: {sentence}")
+
+
+@pytest.mark.parametrize(("inside", "mistake"), [("var", "no eps"), ("var + 1e-5", "fixed eps")])
+def test_a_fixed_eps_is_not_a_missing_one_in_float32(inside, mistake):
+    source = RIGHT.replace("var + eps", inside).replace("return y", "return np.float32(y)")
+    assert checks.forward.judge(written(source)).mistakes == (mistake,)
+
+
+def test_the_toys_number_of_rows():
+    source = RIGHT.replace("x.mean(axis=0)", "x.sum(axis=0) / 4")
+    source = source.replace("((x - mean) ** 2).mean(axis=0)", "((x - mean) ** 2).sum(axis=0) / 4")
+    assert checks.forward.judge(written(source)).mistakes == ("mean of 4", "variance of 4")
 
 
 def test_two_at_once():
@@ -335,6 +354,35 @@ SUMS = {
     columns = zip(*(row.tolist() for row in ROWS))
     return RESULT(np.array([statistics.pvariance(column) for column in columns]))""",
 }
+KEPT = {"kept", "two passes over what was kept", "halves pooled"}
+CHUNKS = """
+def variance(rows):
+    count, mean, squares = 0, 0.0, 0.0
+    while chunk := list(itertools.islice(rows, 4)):
+        chunk = np.array(chunk)
+        n, distance = len(chunk), chunk.mean(axis=0) - mean
+        squares = squares + ((chunk - chunk.mean(axis=0)) ** 2).sum(axis=0)
+        squares = squares + distance**2 * count * n / (count + n)
+        mean = mean + distance * n / (count + n)
+        count += n
+    return squares / count
+"""
+TWICE = [
+    """
+    n, total, squares = 0, 0.0, 0.0
+    for row in rows:
+        n, total = n + 1, total + row
+    for row in rows:
+        squares = squares + (row - total / n) ** 2
+    return squares / n""",
+    """
+    mean = sum(rows) / sum(1 for _ in rows)
+    return sum((row - mean) ** 2 for row in rows)""",
+    """
+    return sum((row - sum(rows) / len(rows)) ** 2 for row in rows) / len(rows)""",
+    """
+    return np.var(rows, axis=0)""",
+]
 STREAMS = ["rows", "(row for row in rows)", "map(np.asarray, rows)"]
 FORMS = [
     "np.asarray",
@@ -353,7 +401,29 @@ def test_a_variance_in_other_ways(way):
         if "next(" in source and stream != "rows":
             continue
         attempt = written(f"def variance(rows):{source}", "variance")
-        assert checks.variance.judge(attempt) == ("right", "Right.", ()), source
+        verdict = checks.variance.judge(attempt)
+        assert verdict[::2] == ("right", ()), source
+        remark = verdict.words.splitlines()[1:]
+        assert bool(remark) == (way in KEPT), verdict.words
+        assert not remark or remark[0].startswith("But it keeps all rows")
+
+
+def test_a_variance_in_chunks():
+    """Asking a stream for more after its end is no second pass."""
+    right = written(CHUNKS, "variance", itertools=itertools)
+    assert checks.variance.judge(right) == ("right", "Right.", ())
+    unbiased = CHUNKS.replace("squares / count\n", "squares / (count - 1)\n")
+    verdict = checks.variance.judge(written(unbiased, "variance", itertools=itertools))
+    assert verdict.mistakes == ("m - 1",)
+
+
+@pytest.mark.parametrize("body", TWICE)
+def test_a_stream_comes_once(body):
+    verdict = checks.variance.judge(written(f"def variance(rows):{body}", "variance"))
+    assert verdict.outcome == "wrong"
+    named = "Mistake: the rows come only once" in verdict.words
+    assert named == ("1 for _" not in body), verdict.words  # that one is wrong of a list, too
+    assert not named or "chapter 02, Computing the variance." in verdict.words
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bn_helpers.checks.engine import NOTHING_WRONG, Exercise, Mistake, Question, Wrong
+from bn_helpers.checks import guard
+from bn_helpers.checks.engine import (
+    NOTHING_WRONG,
+    RIGHT,
+    WRONG,
+    Exercise,
+    Mistake,
+    Question,
+    Verdict,
+    Wrong,
+)
 
 STEPS = "02, Algorithm 1, line by line"
 UNDO = "02, What γ and β are for"
 EPS = "02, What ε does"
-BIAS = "02, The bias before BN learns nothing"
+BIAS = "02, In training mode, the bias before BN does nothing"
 FACTOR = "02, BN(aWu) = BN(Wu): for which a?"
 MOVED = "02, One example moves them all"
 VARIANCE = "02, Computing the variance"
@@ -25,22 +37,34 @@ def _forward(
     keep = axis is not None
     m = x.size if axis is None else x.shape[axis]
     mean = np.median(x, axis=0) if "median" in wrong else x.mean(axis=axis, keepdims=keep)
+    if "mean of 4" in wrong:
+        mean = mean * m / 4
     centred = x if "not centred" in wrong else x - mean
     around = x if "second moment" in wrong else x - mean
-    var = (around**2).sum(axis=axis, keepdims=keep) / (m - 1 if "m - 1" in wrong else m)
-    if "sum" in wrong:
-        var = var * m
+    by = 4 if "variance of 4" in wrong else m - 1 if "m - 1" in wrong else m
+    var = (around**2).sum(axis=axis, keepdims=keep) / (1 if "sum" in wrong else by)
     if "absolute" in wrong:
         var = np.abs(around).mean(axis=axis, keepdims=keep) ** 2
-    inside = 0 if {"no eps", "eps outside"} & wrong else eps**2 if "eps squared" in wrong else eps
-    if "eps subtracted" in wrong:
-        inside = -inside
-    std = np.sqrt(var + inside) + (eps if "eps outside" in wrong else 0)
-    if "no root" in wrong:
-        std = var + inside
+    std = _root(var, eps, wrong)
     if "range" in wrong:
         centred, std = x - x.min(axis=0), x.max(axis=0) - x.min(axis=0)
     x_hat = centred * std if "times" in wrong else centred / std
+    return _scaled_and_shifted(x_hat, gamma, beta, wrong)
+
+
+def _root(var: Any, eps: float, wrong: Wrong) -> Any:
+    """What x − μ is divided by."""
+    if "fixed eps" in wrong:
+        eps = 1e-5
+    inside = 0 if {"no eps", "eps outside"} & wrong else eps**2 if "eps squared" in wrong else eps
+    if "eps subtracted" in wrong:
+        inside = -inside
+    if "no root" in wrong:
+        return var + inside
+    return np.sqrt(var + inside) + (eps if "eps outside" in wrong else 0)
+
+
+def _scaled_and_shifted(x_hat: Any, gamma: Any, beta: Any, wrong: Wrong) -> Any:
     gamma, beta = (beta, gamma) if "swapped" in wrong else (gamma, beta)
     if "no gamma" in wrong:
         gamma = np.ones_like(gamma)
@@ -55,16 +79,16 @@ def _forward(
 
 def _batches() -> list[tuple[Any, ...]]:
     rng = np.random.default_rng(2)
-    spread = np.array([0.3, 2.0, 5.0])
-    shapes = ((6, 3), (9, 3))
+    # In the second call a hard-wired 1e-5 is neither this ε nor none, for float32 either.
+    calls = ((6, 0.3, 0.05), (9, 0.01, 3e-5))
     return [
         (
-            rng.normal(size=shape) * spread + rng.normal(size=3),
+            rng.normal(size=(m, 3)) * [smallest, 2.0, 5.0] + rng.normal(size=3),
             rng.uniform(1.5, 3, size=3),
             rng.normal(size=3),
-            0.05,
+            eps,
         )
-        for shape in shapes
+        for m, smallest, eps in calls
     ]
 
 
@@ -99,7 +123,14 @@ forward = Exercise(
         "absolute": Mistake(
             "the spread is the mean of |x − μ|; the variance is the mean of its square", STEPS
         ),
+        "mean of 4": Mistake(
+            "the mean divides by 4, which was the toy's m; m is the number of rows of x", STEPS
+        ),
+        "variance of 4": Mistake(
+            "the variance divides by 4, which was the toy's m; m is the number of rows of x", STEPS
+        ),
         "no eps": Mistake("ε is not used", EPS),
+        "fixed eps": Mistake("ε is 1e-5 whatever is handed over; use the argument eps", EPS),
         "eps outside": Mistake(
             "ε is added to the root; it belongs under it, beside the variance", STEPS
         ),
@@ -260,15 +291,18 @@ scale = Question(
         "eps too, other": (
             "1000 W, and ε = 10",
             "other",
-            Mistake("a² comes out of the root, of both terms under it", FACTOR),
+            Mistake(
+                "10 is 1000² · 1e−5, so 1000² comes out of the root, of both terms under it", FACTOR
+            ),
         ),
     },
     [
         "What happens to the mean and to the standard deviation of Wu in each case?",
         "Nothing changes where the factor is positive, is the same for all examples of a unit, and "
         "leaves the variance large beside ε.",
-        "Make a small batch and let your forward tell you; for Wu take "
-        "np.random.default_rng(0).normal(size=(60, 3)).",
+        "Let your forward tell you: draw u (60, 4) and W (3, 4) with "
+        "np.random.default_rng(0).normal, divide each row of W by the standard deviation of its "
+        "column of u @ W.T, and compare u @ W.T before and after each change.",
     ],
 )
 
@@ -314,7 +348,51 @@ def _streams() -> list[tuple[Any, ...]]:
     return [(3 + rng.normal(size=(m, 3)) * [0.5, 1.0, 2.0],) for m in (7, 11)]
 
 
-variance = Exercise(
+class OnePass(Exercise):
+    """An exercise on a stream: says so where an attempt needs it twice, or keeps it whole."""
+
+    def judge(self, attempt: Any) -> Verdict:
+        verdict = super().judge(attempt)
+        if verdict.outcome == WRONG and not verdict.mistakes and self._is_right_of_lists(attempt):
+            complaint = verdict.words.splitlines()[0].removeprefix("Wrong: ")
+            return self._wrong(complaint, [_ONCE], ["once"])
+        if verdict == (RIGHT, "Right.", ()) and self._keeps(attempt):
+            return Verdict(RIGHT, f"Right.\n{_KEPT}")
+        return verdict
+
+    def _is_right_of_lists(self, attempt: Any) -> bool:
+        trials = self.trials()
+        results = guard.run(
+            lambda: [{self.returns[0]: np.asarray(attempt(list(rows)))} for (rows,) in trials],
+            self.seconds,
+        ).value
+        return bool(results) and not self._first_difference(results, self.known(NOTHING_WRONG))
+
+    def _keeps(self, attempt: Any) -> bool:
+        """Whether all rows of a long stream are still there at its end."""
+        handed_out: list[weakref.ref[np.ndarray]] = []
+        still_there: list[weakref.ref[np.ndarray]] = []
+
+        def stream() -> Iterator[np.ndarray]:
+            for values in np.random.default_rng(5).normal(size=(300, 3)):
+                row = values.copy()
+                handed_out.append(weakref.ref(row))
+                yield row
+            still_there.extend(ref for ref in handed_out if ref() is not None)
+
+        guard.run(lambda: attempt(stream()), self.seconds)
+        return len(still_there) == 300
+
+
+_ONCE = Mistake(
+    "the rows come only once: a second loop over them finds none, and they have no length",
+    VARIANCE,
+)
+_KEPT = Mistake(
+    "But it keeps all rows, and these data do not fit into memory. How to do without",
+    VARIANCE,
+)
+variance = OnePass(
     "variance",
     lambda wrong: partial(_variance, wrong=wrong),
     _streams,
