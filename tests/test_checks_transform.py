@@ -280,8 +280,8 @@ def test_the_answers_of_the_question_are_what_bn_does():
         "0.001 W": (0.001 * W, 0, 1e-5),
         "-W": (-W, 0, 1e-5),
         "W u + 5": (W, 5, 1e-5),
-        "each row of W times its own positive number": (own * W, 0, 1e-5),
-        "each column of W times its own positive number": (mixing * W, 0, 1e-5),
+        "each row of W times its own number from 1 to 1000": (own * W, 0, 1e-5),
+        "each column of W times its own number from 1 to 1000": (mixing * W, 0, 1e-5),
         "1000 W, and ε = 10": (1000 * W, 0, 10),
     }
     ones, zeros = np.ones(3), np.zeros(3)

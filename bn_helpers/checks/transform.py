@@ -231,8 +231,8 @@ scale = Question(
         "0.001 W": "smaller",
         "-W": "flipped",
         "W u + 5": "same",
-        "each row of W times its own positive number": "same",
-        "each column of W times its own positive number": "other",
+        "each row of W times its own number from 1 to 1000": "same",
+        "each column of W times its own number from 1 to 1000": "other",
         "1000 W, and ε = 10": "same",
     },
     {
@@ -272,12 +272,12 @@ scale = Question(
             Mistake("what is added to all examples is part of their mean, which is gone", BIAS),
         ),
         "rows": (
-            "each row of W times its own positive number",
+            "each row of W times its own number from 1 to 1000",
             "other",
             Mistake("a row belongs to one unit, and each unit is normalised by itself", FACTOR),
         ),
         "columns": (
-            "each column of W times its own positive number",
+            "each column of W times its own number from 1 to 1000",
             "same",
             Mistake(
                 "a column belongs to one input: the units' mixtures change, not their scale", FACTOR
