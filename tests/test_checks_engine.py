@@ -221,6 +221,7 @@ def test_a_planted_bug_is_named_beside_a_new_mistake():
         ),
         (Hostile, "it raised TypeError: Hostile() takes no arguments."),
         (lambda x: Hostile(), "y is no array of numbers, but a Hostile"),
+        (lambda x: (2 * x, x.mean(0)), "y is a tuple of 2; return y alone (call 1 of 2)."),
         (lambda x: "twice", "y is no array of numbers, but a str"),
         (lambda x: [[1], [1, 2]], "y is no array of numbers, but a list"),
         (lambda x: 3, "y has shape (), expected (2, 2) (call 1 of 2)."),

@@ -159,7 +159,6 @@ def test_all_lines_right():
 @pytest.mark.parametrize(
     ("right", "other"),
     [
-        ("return vars(g)", "return g"),
         ("return vars(g)", "return {f'd{name}': value for name, value in vars(g).items()}"),
         ("return vars(g)", "return {k: a.astype(np.float32) for k, a in vars(g).items()}"),
         ("return vars(g)", "return {k: torch.from_numpy(a) for k, a in vars(g).items()}"),
@@ -186,7 +185,7 @@ def test_right_lines_in_another_form(right, other):
     assert (verdict.outcome, verdict.mistakes) == ("right", ()), verdict.words
 
 
-@pytest.mark.parametrize("returned", ["g.x", "(g.x, g.gamma)", "'done'", "[]", "None"])
+@pytest.mark.parametrize("returned", ["g", "g.x", "(g.x, g.gamma)", "'done'", "[]", "None"])
 def test_something_else_than_a_dictionary(returned):
     verdict = verdict_on(edited(LINES, "return vars(g)", f"return {returned}"))
     assert verdict.outcome == "wrong"

@@ -342,7 +342,10 @@ def _named_arrays(value: Any, names: Sequence[str]) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return {str(name): _array(part) for name, part in value.items()}
     if len(names) == 1:
-        return {names[0]: _array(value)}
+        found = _array(value)
+        if isinstance(found, str) and isinstance(value, tuple):
+            found = f"is a tuple of {len(value)}; return {names[0]} alone"
+        return {names[0]: found}
     if not isinstance(value, tuple | list):
         stacked = _array(value)  # np.array([a, b]) in place of a, b
         value = list(stacked) if np.ndim(stacked) and len(stacked) == len(names) else value

@@ -104,10 +104,10 @@ NAMES = tuple(_lines(*_batches()[0]))
 
 
 def _written(attempt: Callable[..., Any], dy: np.ndarray, v: SimpleNamespace) -> Any:
-    """What an attempt returns, line by line: a dictionary or a namespace, with or without d."""
+    """What an attempt returns, line by line: a dictionary, with or without d."""
     found = attempt(dy, v)
     if isinstance(found, SimpleNamespace):
-        found = vars(found)
+        raise TypeError("return a dictionary: vars(g) makes one of g")
     if not isinstance(found, Mapping):
         return dict.fromkeys(NAMES, found)
     lines = {name: found.get(name, found.get(f"d{name}")) for name in NAMES}
