@@ -86,8 +86,14 @@ def _alarm(seconds: float) -> Iterator[None]:
         if armed:
             raise OutOfTimeError
 
+    def ignored(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, OutOfTimeError):
+            said(unraisable)
+
     before = signal.signal(signal.SIGALRM, ring)
-    # Again every 50 ms: the first may end in a learner's bare `except`.
+    said, sys.unraisablehook = sys.unraisablehook, ignored
+    # Again every 50 ms: the first may end in a learner's bare `except`, in a destructor or in the
+    # garbage collector, where Python drops it, with a note that only confuses.
     signal.setitimer(signal.ITIMER_REAL, seconds, 0.05)
     try:
         try:
@@ -97,6 +103,7 @@ def _alarm(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = said
 
 
 @contextlib.contextmanager
