@@ -45,7 +45,7 @@ serve: book
 	@cd _build/html && ../../$(VENV) -m http.server 8000
 
 check: lint
-	@$(VENV) -m pytest -q -m "not slow" tests
+	@$(VENV) -m pytest -q -n 2 --dist loadfile -m "not slow" tests
 
 lint: setup-test
 	@$(VENV) -m ruff check --quiet . && $(VENV) -m ruff format --quiet --check . && $(VENV) -m mypy

@@ -52,6 +52,7 @@ def test_a_mistake_gets_its_name_and_no_other(check):
         assert f"\nMistake: {mistake}\n" in verdict.words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", WRITTEN, ids=by_name)
 def test_a_pair_is_named_whole_or_not_at_all(check):
     """A pair that gives what one mistake gives alone is that one."""
