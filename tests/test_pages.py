@@ -1,7 +1,10 @@
 """What the build makes of a notebook's cells: book/_ext/book_build.py."""
 
+import importlib.metadata
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -81,3 +84,19 @@ def test_a_lab_links_to_the_claims_above_it():
     notebook = json.dumps({"cells": [cell]})
     assert "](../claims.md)" in page(notebook, "book/labs/01_x")[1]["source"]
     assert "](claims.md)" in page(notebook)[1]["source"]
+
+
+@pytest.mark.slow
+def test_building_needs_only_what_is_installed_for_it():
+    """Catches a package that `make test` brings and a clone that only builds has not."""
+    code = "import sys, book_build; print(*{name.split('.')[0] for name in sys.modules})"
+    path = os.pathsep.join([str(ROOT), str(ROOT / "book" / "_ext")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    distributions = importlib.metadata.packages_distributions()
+    loaded = done.stdout.decode().split()
+    needed = {each.lower() for name in loaded for each in distributions.get(name, [])}
+    pinned = (ROOT / "requirements-book.txt").read_text(encoding="utf-8")
+    installed = set(re.findall(r"^([\w.-]+)==", pinned, flags=re.M)) | {"bn-helpers", "pip"}
+    assert "numpy" in needed
+    assert {name.replace("_", "-") for name in needed} - {"setuptools"} <= installed
