@@ -20,7 +20,7 @@ BASE_LR = {"small": 0.03, "inception": 0.0015, "plain": 0.1}
 class Recipe:
     """Everything that a training run is made of, except data, seed and length.
 
-    The learning rate of step t of T is ``faster · BASE_LR[model] · 2^(−halvings · t / T)``.
+    The learning rate of step t is ``faster · BASE_LR[model] · 2^(−t / half_life)``.
     """
 
     about: str
@@ -32,7 +32,7 @@ class Recipe:
     per_activation: bool = False  # BN per activation in the last module
     batch_size: int = 32
     faster: float = 1.0  # learning rate, in units of plain Inception's
-    halvings: float = 2.0  # how often the learning rate halves in the course of the run
+    half_life: float = 3000.0  # steps in which the learning rate halves
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4  # on convolutions' and linear layers' weights
@@ -59,6 +59,8 @@ class Settings:
     seed: int = 0
     lr: float | None = None  # initial; None: the recipe's
     every: int = 100  # steps between evaluations on held-out images
+    closely: int | None = None  # after so many steps, if given, …
+    later: int = 100  # … so many between evaluations
     size: int | None = None  # H = W of what the network sees; None: the images'
     width: float = 1.0  # factor on the small and the plain network's widths
     flip: bool = True
@@ -67,11 +69,13 @@ class Settings:
     compile: bool = False
     sync_bn: bool = False  # statistics over all processes' batches
     held_out: int = 5000  # training images for curves and choices, or a tenth if fewer
+    look_at: int = 5000  # so many of them at each evaluation
     train_on: int | None = None  # so many training images only
 
     def __post_init__(self):
         size = 1 if self.size is None else self.size
-        counts = {"steps": self.steps, "every": self.every, "image size": size}
+        counts = {"steps": self.steps, "every": self.every, "later": self.later}
+        counts |= {"look_at": self.look_at, "image size": size}
         for name, count in (counts | {"batch size": self.recipe.batch_size}).items():
             if count < 1:
                 raise RunError(f"expected {name} of at least 1, got {count}")
@@ -89,8 +93,14 @@ class Settings:
         return recipe.faster * BASE_LR[recipe.model] if self.lr is None else self.lr
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of step 0, 1, …: halved ``halvings`` times in the course of the run."""
-        return self.initial_lr * 2 ** (-self.recipe.halvings * step / self.steps)
+        """Learning rate of step 0, 1, …: halved every ``half_life`` steps, however long the run."""
+        return self.initial_lr * 2 ** (-step / self.recipe.half_life)
+
+    def looks_at(self, step: int) -> bool:
+        """Whether the held-out images are looked at after so many steps."""
+        far = self.closely is not None and step > self.closely
+        every = self.later if far else self.every
+        return step == self.steps or step % every == 0
 
 
 # The seven changes of section 4.2.1: name → fields that differ from BN-Baseline.
@@ -98,7 +108,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "higher learning rate": {"faster": 5.0},
     "no Dropout": {"dropout": 0.0},
     "L2 weight ÷ 5": {"weight_decay": 1e-4},
-    "decay 6× faster": {"halvings": 12.0},
+    "decay 6× faster": {"half_life": 500.0},
     "no LRN": {"lrn": False},
     "thorough shuffling": {"shuffle": True},
     "weaker distortions": {"distortion": 0.1},
@@ -114,7 +124,7 @@ _speed = Recipe(
     model="plain",
     batch_size=512,
     faster=4.0,
-    halvings=8.0,
+    half_life=1000.0,
     nesterov=True,
     dropout=0.0,
     lrn=False,

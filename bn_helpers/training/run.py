@@ -23,19 +23,24 @@ from bn_helpers.training.augment import Normalizer
 from bn_helpers.training.recipes import RunError, Settings
 
 EVALUATION_BATCH = 500
+ENOUGH = 5000  # images for a mean of pixels or an accuracy in training
 
 
 class Result(NamedTuple):
     """What a run leaves: ``curve`` rows are [step, mean training loss, held-out accuracy].
 
     ``status`` is "finished", "diverged" or "paused"; ``diverged_at`` the first step whose loss was
-    not finite (or after which the outputs were not), or None; ``probabilities`` (test images,
-    classes) the final network's, on the CPU, or None; ``seconds`` of training and evaluation.
+    not finite (or after which the outputs were not), or None. The accuracies are the final
+    network's, undistorted, on some 5,000 images that it was trained on, on all held-out and all
+    test images, or None; ``probabilities`` (test images, classes) too, on the CPU; ``seconds`` of
+    training and evaluation.
     """
 
     curve: list
     status: str
     diverged_at: int | None
+    train_accuracy: float | None
+    held_out_accuracy: float | None
     test_accuracy: float | None
     probabilities: torch.Tensor | None
     seconds: float
@@ -101,6 +106,7 @@ def train(  # noqa: C901 (a run reads from top to bottom)
     images, size = dataset.train.images, settings.size or dataset.train.images.shape[2]
     _check(settings, images, size, save_every, stop, processes)
     train_on, held_out = divide(settings, len(images))
+    looked_at = _some(held_out, settings.look_at)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         # The network, and what it is shown.
@@ -165,14 +171,14 @@ def train(  # noqa: C901 (a run reads from top to bottom)
             progress.update()
 
             last = state.step == settings.steps
-            if last or state.step % settings.every == 0:
+            if settings.looks_at(state.step):
                 losses, state.losses = _over_processes(state.losses), []
                 bad = (~losses.cumsum(0).isfinite()).nonzero()  # the sum, or the mean is infinite
                 if len(bad):
                     status, diverged_at = "diverged", state.step - len(losses) + int(bad[0]) + 1
                     break
-                found = predict(model, normalizer, pixels, held_out, settings, workers)
-                accuracy = _accuracy(found, dataset.train.labels[held_out])
+                found = predict(model, normalizer, pixels, looked_at, settings, workers)
+                accuracy = _accuracy(found, dataset.train.labels[looked_at])
                 loss = losses.mean().item()
                 state.curve.append([state.step, round(loss, 5), round(accuracy, 5)])
                 lr = settings.lr_at(state.step)
@@ -187,18 +193,22 @@ def train(  # noqa: C901 (a run reads from top to bottom)
                 break
 
         # What came of it.
-        accuracy = probabilities = None
+        accuracies, probabilities = [None, None, None], None
         if status == "finished":
             test = _on_device(dataset.test.images, device)
-            probabilities = predict(
-                model, normalizer, test, np.arange(len(test)), settings, workers
-            )
-            accuracy = _accuracy(probabilities, dataset.test.labels)
+            accuracies = []
+            for pixels_of, labels_of, index in (
+                (pixels, dataset.train.labels, _some(train_on, ENOUGH)),
+                (pixels, dataset.train.labels, held_out),
+                (test, dataset.test.labels, np.arange(len(test))),
+            ):
+                probabilities = predict(model, normalizer, pixels_of, index, settings, workers)
+                accuracies.append(_accuracy(probabilities, labels_of[index]))
             if not probabilities.isfinite().all():  # the last step's loss still was
                 status, diverged_at = "diverged", state.step
-                accuracy = probabilities = None
+                accuracies, probabilities = [None, None, None], None
     seconds = time.monotonic() - began
-    return Result(state.curve, status, diverged_at, accuracy, probabilities, seconds)
+    return Result(state.curve, status, diverged_at, *accuracies, probabilities, seconds)
 
 
 class _Silent:
@@ -252,9 +262,14 @@ def divide(settings: Settings, number: int) -> tuple[np.ndarray, np.ndarray]:
     return train_on, held_out
 
 
+def _some(index, enough):
+    """At least ``enough`` of the indices, evenly, or all."""
+    return index[:: max(1, len(index) // enough)]
+
+
 def moments(pixels: Any, index: np.ndarray, workers: int) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, in [0, 1], from 5,000 to 10,000 images."""
-    index = index[:: max(1, len(index) // 5000)]
+    index = _some(index, ENOUGH)
     parts = np.array_split(index, len(index) // EVALUATION_BATCH + 1)
     counts = np.zeros((pixels.shape[1], 256))
     for _, some in batches(pixels, parts, workers):
