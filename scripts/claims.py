@@ -14,7 +14,7 @@ import execute
 import nbformat
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bn_helpers.claims import MEASURED, VERDICTS, shown, wording
+from bn_helpers.claims import MEASURED, VERDICTS, described, wording
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 PAGE = BOOK / "claims.md"
@@ -29,12 +29,18 @@ their cells compute each figure, judge it by the *rule* beside it, and store fig
 verdict; the tests compute them again. This page is put together from those stored outputs. Nobody
 typed a figure or a verdict.
 
-Where a claim has a **headline**, it decides the row and the rest is context. Elsewhere a claim
-**holds** where all its measurements bear it out, **holds in part** where some do, and **does not
-hold** where none does. **Not resolved** is what the runs cannot decide, an **identity** what
-follows by algebra. A verdict is about the data and the networks named in its row, which are small:
-it says what a reader can see on a laptop, not what ImageNet would show. A figure over seeds is the
-median with the lowest and the highest; a rule that names no run is about the median.
+**One measurement decides a row**, the headline, in bold; what decides was named before it was run.
+The others are context. Where it compares runs, the rule is the same everywhere: an exact permutation
+test, paired by seed where both sides share seeds, has to find p < 0.01, and the median effect has to
+be of the size that the rule names. A claim *does not hold* where the same test says that an effect of
+that size is not there; where neither comes out it is *not resolved*: so many seeds cannot tell. It is
+judged on 10 pairs of runs or more, 8 where a run takes minutes, or 5 runs a side without pairs. What
+has fewer is shown (·), not judged. An *identity* follows by algebra: shown, and no evidence.
+
+A verdict is about the data and the networks named in its row, which are small: it says what a
+reader can see on a laptop, not what ImageNet would show. A figure over seeds is the median with the
+lowest and the highest. Everything was measured once more with other seeds; a row whose verdict did
+not stay is *not resolved*, and says so.
 """
 
 
@@ -92,32 +98,21 @@ def collect(notebooks):
 def verdict(name, claim, rows):
     """(verdict, words): the verdict is a key of VERDICTS, the words may add a condition."""
     headlines = [row for row in rows if row["headline"]]
-    if len(headlines) > 1:
+    if "untestable" in claim and not headlines:
+        return "not testable here", "not testable here"
+    if len(headlines) != 1:
         whats = [row["what"] for row in headlines]
         raise ClaimsError(f"{name}: expected one headline measurement, got {whats}")
-    for reason, label in (("open", "open"), ("untestable", "not testable here")):
-        if reason in claim and not headlines:
-            return label, label
-    if not rows:
-        raise ClaimsError(f"{name} has no measurement in a chapter and no reason for that")
-    found = {(row["verdict"], row["condition"]) for row in headlines or rows}
-    if len(found) == 1:
-        ((label, condition),) = found
-        return label, f"{label} {condition}".strip()
-    labels = {label for label, _ in found}
-    if labels == {"holds", "identity"}:
-        return "holds", "holds"
-    label = "holds in part" if labels & {"holds", "holds where", "identity"} else "not resolved"
-    return label, label
+    label, condition = headlines[0]["verdict"], headlines[0]["condition"]
+    return label, f"{label} {condition}".strip()
 
 
 def measurement(row):
     """One measurement in Markdown: sign, figures, rule, link to its section."""
     what = f"**{row['what']}**" if row["headline"] else row["what"]
-    return (
-        f"{VERDICTS[row['verdict']]} {what}{shown(row)}; *{row['rule']['words']}* "
-        f"[{row['chapter']}]({row['link']})"
-    )
+    rule = f"; *{row['rule']['words']}*" if row["rule"]["words"] else ""
+    link = f"[{row['chapter']}]({row['link']})"
+    return f"{VERDICTS[row['verdict']]} {what}{described(row)}{rule} {link}"
 
 
 def page(sections, measured):
@@ -135,7 +130,7 @@ def page(sections, measured):
             label, words = verdict(name, claim, rows)
             counts[label] += 1
             shown_rows = [measurement(row) for row in rows]
-            if reason := claim.get("open") or claim.get("untestable"):
+            if reason := claim.get("untestable"):
                 shown_rows.insert(0, reason)
             texts = (f"{claim['claim']} ({claim['place']})", "<br>".join(shown_rows))
             cells = [text.replace("|", "\\|") for text in texts]

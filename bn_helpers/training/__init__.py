@@ -136,6 +136,22 @@ def over_seeds(
     return np.array(losses), np.transpose(accuracies)
 
 
+def first(at: Any, there: Any) -> np.ndarray:
+    """Where something is first so: steps to an accuracy, say. Infinity where it never is.
+
+    Parameters
+    ----------
+    at : array (looks,), the steps after which was looked.
+    there : bool array (…, looks), what was seen then, such as ``accuracies >= 0.95``.
+
+    Returns
+    -------
+    first : float array (…).
+    """
+    there = np.asarray(there, dtype=bool)
+    return np.where(there.any(-1), np.asarray(at, dtype=float)[there.argmax(-1)], np.inf)
+
+
 def accuracy(model: nn.Module, split: Split) -> float:
     """Share of ``split`` that ``model`` classifies correctly, a float in [0, 1].
 

@@ -193,22 +193,34 @@ def train(  # noqa: C901 (a run reads from top to bottom)
                 break
 
         # What came of it.
-        accuracies, probabilities = [None, None, None], None
+        accuracies: list[float | None] = [None, None, None]
+        probabilities = None
         if status == "finished":
             test = _on_device(dataset.test.images, device)
-            accuracies = []
-            for pixels_of, labels_of, index in (
-                (pixels, dataset.train.labels, _some(train_on, ENOUGH)),
-                (pixels, dataset.train.labels, held_out),
-                (test, dataset.test.labels, np.arange(len(test))),
+            for i, (pixels_of, labels_of, index) in enumerate(
+                (
+                    (pixels, dataset.train.labels, _some(train_on, ENOUGH)),
+                    (pixels, dataset.train.labels, held_out),
+                    (test, dataset.test.labels, np.arange(len(test))),
+                )
             ):
-                probabilities = predict(model, normalizer, pixels_of, index, settings, workers)
-                accuracies.append(_accuracy(probabilities, labels_of[index]))
-            if not probabilities.isfinite().all():  # the last step's loss still was
+                found = predict(model, normalizer, pixels_of, index, settings, workers)
+                accuracies[i] = _accuracy(found, labels_of[index])
+            probabilities = found
+            if not found.isfinite().all():  # the last step's loss still was
                 status, diverged_at = "diverged", state.step
                 accuracies, probabilities = [None, None, None], None
-    seconds = time.monotonic() - began
-    return Result(state.curve, status, diverged_at, *accuracies, probabilities, seconds)
+    train_accuracy, held_out_accuracy, test_accuracy = accuracies
+    return Result(
+        state.curve,
+        status,
+        diverged_at,
+        train_accuracy,
+        held_out_accuracy,
+        test_accuracy,
+        probabilities,
+        time.monotonic() - began,
+    )
 
 
 class _Silent:

@@ -1,0 +1,95 @@
+"""Can so few runs tell two sides apart? Exact permutation tests on ranks.
+
+One rule for all comparisons of runs in the book. An effect of a size named beforehand is *there* if
+a permutation test finds p < 0.01 for any effect at all and the median effect is of that size or
+larger; it is *not there* if the same test finds p < 0.01 for an effect below that size; otherwise
+the seeds cannot tell. Ranks make no assumption about how runs are distributed, and let a run that
+never got there be infinitely late.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+LEVEL = 0.01
+#: Fewest runs that are judged: pairs, pairs of runs that take minutes, and runs of a side unpaired.
+PAIRS, LONG_PAIRS, UNPAIRED = 10, 8, 5
+
+
+def p_paired(differences: Sequence[float]) -> float:
+    """Two-sided p of "as often above 0 as below": Wilcoxon's signed ranks, all signs tried.
+
+    ``differences`` (float, one a seed) may be infinite; NaN, of two runs of which neither got
+    there, counts as 0.
+    """
+    from scipy.stats import rankdata
+
+    found = np.nan_to_num(np.asarray(differences, float), nan=0.0, posinf=np.inf, neginf=-np.inf)
+    ranks = np.rint(2 * rankdata(np.abs(found))).astype(int)[found != 0]  # twice: ties have halves
+    ways = np.ones(1)  # in which the signs of the ranks so far make a sum of 0, 1, 2, …
+    for rank in ranks:
+        without, with_it = np.pad(ways, (0, rank)), np.pad(ways, (rank, 0))
+        ways = without + with_it
+    above = ranks[found[found != 0] > 0].sum()
+    tail = min(ways[: above + 1].sum(), ways[above:].sum()) / ways.sum()
+    return float(min(1.0, 2 * tail))
+
+
+def p_unpaired(one: Sequence[float], other: Sequence[float]) -> float:
+    """Two-sided p of "the sides could be exchanged": Mann and Whitney's ranks, all divisions tried.
+
+    ``one``, ``other``: float, a run each, as many as there are; infinity is allowed.
+    """
+    from scipy.stats import permutation_test, rankdata
+
+    ranks = rankdata([*one, *other])
+    if np.ptp(ranks) == 0:
+        return 1.0
+    return float(
+        permutation_test(
+            (ranks[: len(one)], ranks[len(one) :]),
+            lambda x, y, axis: np.mean(x, axis) - np.mean(y, axis),
+            n_resamples=np.inf,
+            batch=10_000,
+            vectorized=True,
+        ).pvalue
+    )
+
+
+def judge(p_any: float, p_size: float, effect: float, size: float) -> bool | None:
+    """Whether an effect of ``size`` or more is there: True, False, or None if that is open.
+
+    Parameters
+    ----------
+    p_any, p_size : float, two-sided p of "no effect" and of "an effect of just this size".
+    effect, size : float, the median effect and the named one. A size of 0 asks for the direction
+        alone, one below 0 whether no more than that much is lost.
+    """
+    p_holds = p_any if size > 0 else p_size
+    if p_holds < LEVEL and effect >= size and (effect > size or size > 0):
+        return True
+    return False if p_size < LEVEL and effect < size else None
+
+
+def paired(differences: Sequence[float], size: float, *, least: int = PAIRS) -> bool | None:
+    """:func:`judge` on one difference a seed. ValueError for fewer than ``least`` (int)."""
+    _enough(len(differences), least, "pairs of runs")
+    found = np.nan_to_num(np.asarray(differences, float), nan=0.0, posinf=np.inf, neginf=-np.inf)
+    return judge(p_paired(found), p_paired(found - size), float(np.median(found)), size)
+
+
+def unpaired(one: Sequence[float], other: Sequence[float], size: float) -> bool | None:
+    """:func:`judge` on ``one`` less ``other``. ValueError for fewer than five runs on a side."""
+    _enough(min(len(one), len(other)), UNPAIRED, "runs on each side")
+    shifted = [run + size for run in other]
+    effect = float(np.median(one) - np.median(other))
+    p_any, p_size = p_unpaired(one, other), p_unpaired(one, shifted)
+    return judge(p_any, p_size, 0.0 if math.isnan(effect) else effect, size)
+
+
+def _enough(found, least, what):
+    if found < least:
+        raise ValueError(f"expected {least} {what} or more, got {found}: show them, judge nothing")
