@@ -120,9 +120,7 @@ def measure(
     verdict = rule.verdict(sides)
     words = rule.words(sides)
     if headline and verdict == "shown":
-        raise ValueError(
-            f"expected a rule for the headline of {claim}, got one that judges nothing"
-        )
+        raise ValueError(f"expected a rule for the headline of {claim}, got shown")
     row = {
         "id": claim,
         "what": what,

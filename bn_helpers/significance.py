@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 import numpy as np
 
@@ -77,15 +78,16 @@ def judge(p_any: float, p_size: float, effect: float, size: float) -> bool | Non
 def paired(differences: Sequence[float], size: float, *, least: int = PAIRS) -> bool | None:
     """:func:`judge` on one difference a seed. ValueError for fewer than ``least`` (int)."""
     _enough(len(differences), least, "pairs of runs")
-    found = np.nan_to_num(np.asarray(differences, float), nan=0.0, posinf=np.inf, neginf=-np.inf)
-    return judge(p_paired(found), p_paired(found - size), float(np.median(found)), size)
+    p_size = p_paired([difference - size for difference in differences])
+    known = [0.0 if math.isnan(difference) else float(difference) for difference in differences]
+    return judge(p_paired(differences), p_size, median(known), size)
 
 
 def unpaired(one: Sequence[float], other: Sequence[float], size: float) -> bool | None:
     """:func:`judge` on ``one`` less ``other``. ValueError for fewer than five runs on a side."""
     _enough(min(len(one), len(other)), UNPAIRED, "runs on each side")
     shifted = [run + size for run in other]
-    effect = float(np.median(one) - np.median(other))
+    effect = float(median(one)) - float(median(other))
     p_any, p_size = p_unpaired(one, other), p_unpaired(one, shifted)
     return judge(p_any, p_size, 0.0 if math.isnan(effect) else effect, size)
 
