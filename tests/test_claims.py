@@ -4,6 +4,7 @@ import json
 import math
 import operator
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -348,6 +349,7 @@ def test_the_order_of_the_seeds_does_not_matter(sides, order):
         assert rule.judge(sides) is rule.judge(again)
 
 
+@hypothesis.settings(max_examples=25)
 @given(sides=TWO_SIDES, size=st.integers(1, 3))
 def test_rules_are_what_their_words_say(sides, size):
     """Against the tests themselves, on differences and on logarithms, with infinity for never."""

@@ -13,7 +13,7 @@ from bn_helpers import significance
 from bn_helpers.significance import judge, p_paired, p_unpaired, paired, unpaired
 
 SMALL = st.integers(-4, 4).map(float) | st.just(math.inf)
-REACHED = st.lists(SMALL, min_size=4, max_size=5)
+REACHED = st.lists(SMALL, min_size=4, max_size=6)
 
 
 @given(st.lists(SMALL, min_size=1, max_size=9))
