@@ -9,7 +9,7 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx_exercise.nodes import exercise_node
 
 from bn_helpers.checks import EXERCISES
-from bn_helpers.claims import MEASURED, VERDICTS, described, wording
+from bn_helpers.claims import MEASURED, VERDICTS, described, settled, wording
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: How the types of JSON begin that bn_helpers stores in outputs: MEASURED, figures.DESCRIBED.
@@ -85,9 +85,10 @@ def verdicts(rows, page):
             before = row["id"]
             asked = CLAIMS[before]
             lines += ["", f"[{before}]({page}) · {plain(asked['claim'])} ({asked['place']})", ""]
-        words = f"{row['verdict']} {row['condition']}".strip()
+        verdict, condition = settled(row)
+        words = f"{verdict} {condition}".strip()
         found = plain(row["what"] + described(row))
-        said = f"{VERDICTS[row['verdict']]} **{plain(words)}** · {found}"
+        said = f"{VERDICTS[verdict]} **{plain(words)}** · {found}"
         rule = row["rule"]["words"]
         lines.append(f"- {said}; *{plain(rule)}*" if rule else f"- {said}")
     return directive("container", "measured", *lines)
