@@ -81,9 +81,7 @@ def jobs():
 
 def table(all_jobs, results):
     """A row for each stored measurement: what it says, and what each variant said."""
-    again = {
-        (j.key["notebook"], j.key["variant"]): r for j, r in zip(all_jobs, results, strict=True)
-    }
+    again = {job.arguments: result for job, result in zip(all_jobs, results, strict=True)}
     rows = []
     for name in dict.fromkeys(job.key["notebook"] for job in all_jobs):
         stored = rows_of(nbformat.read(ROOT / "book" / name, as_version=4).cells)
