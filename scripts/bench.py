@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from bench import folding, layers, networks, roofline, training, whitening
+from bench import batches, folding, layers, networks, roofline, training, whitening
 
 from bn_helpers import records
 from bn_helpers.training.run import device_name
@@ -23,6 +23,7 @@ SUITES = {
     "whitening": whitening.measure,
     "folding": folding.measure,
     "sweep": networks.measure,
+    "batches": batches.measure,
 }
 DEVICE_SUITES = {"roofline": roofline.measure, "training": training.measure}
 
