@@ -20,25 +20,26 @@ SIZES = {
 }
 
 
-def measure(rounds=15):
+def measure(device, rounds=15):
     """Seconds of each round for each size, so that sizes can be compared round by round."""
-    set_pages("reused")
+    if device == "cpu":
+        set_pages("reused")
     calls = {
-        "Figure 1's network": partial(_gradient, plain_network(bn=False), (784,)),
-        "small Inception": partial(_gradient, _small_inception(), (3, 16, 16)),
-        "matrix product, 784 × 100": _product,
+        "Figure 1's network": partial(_gradient, plain_network(bn=False).to(device), (784,)),
+        "small Inception": partial(_gradient, _small_inception().to(device), (3, 16, 16)),
+        "matrix product, 784 × 100": partial(_product, device),
     }
     results = []
-    print("\none example's time, forward and backward, in units of the time at m = 1")
+    print(f"\none example's time, in units of its time at m = 1 ({device})")
     for what, sizes in SIZES.items():
-        seconds = interleaved({m: calls[what](m) for m in sizes}, rounds)
+        seconds = interleaved({m: calls[what](m) for m in sizes}, rounds, device)
         print(f"  {what}")
         for m, found in seconds.items():
             each = [total / m for total in found]
             results.append({"what": what, "batch_size": m, "seconds_per_example": each})
             share = median(a / b for a, b in zip(each, seconds[1], strict=True))
             print(f"    m = {m:<6}{share:.3f}")
-    return {"rounds": rounds, "dtype": "float32", **CLOCK["cpu"]}, results
+    return {"rounds": rounds, "dtype": "float32", **CLOCK[device]}, results
 
 
 def _small_inception():
@@ -50,18 +51,18 @@ def _small_inception():
 def _gradient(model, shape, m):
     """A call that computes the gradient of the loss on ``m`` examples, each of ``shape``."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(m, *shape, generator=generator)
+    weights = list(model.parameters())
+    x = torch.rand(m, *shape, generator=generator).to(weights[0].device)
     if x.dim() == 4:
         x = x.contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(10, (m,), generator=generator)
-    weights = list(model.parameters())
+    labels = torch.randint(10, (m,), generator=generator).to(x.device)
     return lambda: torch.autograd.grad(F.cross_entropy(model(x), labels), weights)
 
 
-def _product(m):
+def _product(device, m):
     """A call of the first layer's matrix product alone: no loss, no gradient, no network."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(m, 784, generator=generator)
-    weights = torch.rand(784, 100, generator=generator)
-    out = torch.empty(m, 100)
+    x = torch.rand(m, 784, generator=generator).to(device)
+    weights = torch.rand(784, 100, generator=generator).to(device)
+    out = torch.empty(m, 100, device=device)
     return lambda: torch.mm(x, weights, out=out)
