@@ -31,8 +31,10 @@ typed a figure or a verdict.
 
 **One measurement decides a row**, the headline, in bold; what decides was named before it was
 run. The others are context. Where it compares runs, the rule is the same everywhere: an exact
-permutation test, paired by seed where both sides share seeds, has to find p < 0.01, and the median
-effect has to be of the size that the rule names. A claim *does not hold* where the same test says
+permutation test on ranks, paired by seed where both sides share seeds
+([Wilcoxon, 1945](references.md#wilcoxon1945individual)) or not
+([Mann & Whitney, 1947](references.md#mann1947test)), has to find p < 0.01, and the median effect
+has to be of the size that the rule names. A claim *does not hold* where the same test says
 that an effect of that size is not there; where neither comes out it is *not resolved*: so many
 seeds cannot tell. It is judged on 10 pairs of runs or more, 8 where a run takes minutes, or 5 runs
 a side without pairs. What has fewer is shown (·), not judged. An *identity* follows by algebra:
