@@ -52,7 +52,7 @@ def test_a_job_counts_correct_digits_at_each_look(bn):
     assert right.shape == (2, 3)
     assert of == 360
     assert (right[:, 0] < 120).all()
-    assert right[1, 2] > 180
+    assert right[1, 2] > 100  # chance: 36
     alone, _ = scale.train({**job, "sigma": [1.0], "lr": [3.0]}, [0, 50])
     assert np.abs(alone[0] - right[1, :2]).max() <= 3
 
