@@ -1,6 +1,7 @@
 """Train chapter 07's small networks over learning rates and initial scales; store a record.
 
-    python scripts/scale.py              the map, its best rates again on test digits, the rates
+    python scripts/scale.py      the map, its best rates again on test digits, the highest rates,
+                                 fifteen layers and their singular values
 
 Finished parts lie in _build/scale; a run that was stopped goes on from there when its command is
 given again. `--shift 1000` takes other seeds throughout and stores `scale_map_1000`: to see whether
@@ -10,11 +11,12 @@ what the record shows stays.
 from __future__ import annotations
 
 import argparse
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 
 import numpy as np
 import runner
+import torch
 
 from bn_helpers import data, ensemble, records, training
 
@@ -36,21 +38,35 @@ CONFIG = {
     "at": [*range(5, 100, 5), *range(100, 500, 20), *range(500, 900, 50), *range(900, 3601, 100)],
     # Highest rates: σ, the lowest rate and how many, each 1.5 times the one before.
     "rates": {"sigmoid": [0.3, 1.0, 12], "relu": [0.25, 0.1, 12]},
+    # BN or not and hidden layers, at each σ and rate; test digits that are right after these steps.
+    "deep": [[False, 3], [False, 15], [True, 15]],
+    "deep sigma, lr": [[s, lr] for s in (1.0, 0.25, 0.1) for lr in (0.03, 0.3, 3.0)],
+    "deep at": [300, 1200],
+    # Singular values of 15 layers at this σ and rate, after these steps, in a batch of 60.
+    "spectra": {"sigma": 0.25, "lr": 0.03, "at": [0, 1200], "near 1": [0.5, 2.0]},
 }
 
 
 def train(job, at):
     """Correct digits of each network of the job after the steps ``at``: ints (networks, looks)."""
-    fit, held_out = data.hold_out(data.load("digits").train, HELD_OUT)
+    _, held_out = data.hold_out(data.load("digits").train, HELD_OUT)
     split = held_out if job["split"] == "held_out" else data.load("digits").test
+    seen = looks(job, at, lambda stack: ensemble.accuracy(stack, split))
+    accuracies = np.stack([accuracy for _, accuracy in seen], axis=1)
+    return np.rint(accuracies * len(split.labels)).astype(int), len(split.labels)
+
+
+def looks(job, at, evaluate):
+    """Train the job's networks; ``evaluate(stack)`` after each of the steps ``at``."""
+    fit, _ = data.hold_out(data.load("digits").train, HELD_OUT)
     stack = ensemble.networks(
-        (64, 32, 32, 32, 10),
+        (64, *[32] * job.get("layers", 3), 10),
         sigma=job["sigma"],
         seeds=[job["seed"]] * len(job["sigma"]),
         bn=job["bn"],
         activation=job["activation"],
     )
-    seen = ensemble.train(
+    return ensemble.train(
         stack,
         fit,
         steps=at[-1],
@@ -58,15 +74,32 @@ def train(job, at):
         lr=job["lr"],
         rng=np.random.default_rng(job["seed"]),
         at=at,
-        evaluate=lambda stack: ensemble.accuracy(stack, split),
+        evaluate=evaluate,
     )
-    accuracies = np.stack([accuracy for _, accuracy in seen], axis=1)
-    return np.rint(accuracies * len(split.labels)).astype(int), len(split.labels)
+
+
+def singular_values(stack, images):
+    """Of each layer's Jacobian, and of the product up to it; see ``ensemble.jacobians``."""
+    each = ensemble.jacobians(stack, images)
+    products = accumulate(each, lambda before, j: j @ before)
+    low, high = CONFIG["spectra"]["near 1"]
+    found = {}
+    for name, matrices in (("layer", each), ("product", products)):
+        values = torch.stack([torch.linalg.svdvals(j)[0] for j in matrices]).numpy()
+        near = ((values > low) & (values < high)).mean(axis=(1, 2))
+        found[f"{name}: size"] = [float(f"{x:.4g}") for x in np.sqrt((values**2).mean(axis=(1, 2)))]
+        found[f"{name}: near 1"] = near.round(4).tolist()
+    return found
 
 
 def run(job, folder, progress):
     """The job's result; see :func:`runner.run_all`. A job takes seconds: it saves nothing."""
     del folder
+    if job["split"] == "spectra":
+        _, held_out = data.hold_out(data.load("digits").train, HELD_OUT)
+        seen = looks(job, job["at"], lambda stack: singular_values(stack, held_out.images[:60]))
+        progress(job["at"][-1] * len(job["lr"]))
+        return [{"step": step, **found} for step, found in seen]
     right, of = train(job, job["at"])
     progress(job["at"][-1] * len(job["lr"]))
     return {"right": right.tolist(), "of": of}
@@ -141,7 +174,7 @@ def again(part, done):
     """A row for each network of the finished jobs."""
     for job, found in done:
         for sigma, lr, right in zip(job["sigma"], job["lr"], found["right"], strict=True):
-            how = {key: job[key] for key in ("activation", "bn", "seed")}
+            how = {k: job[k] for k in ("activation", "bn", "seed", "layers") if k in job}
             yield {"part": part, **how, "sigma": sigma, "lr": lr, "right": right}
 
 
@@ -152,6 +185,25 @@ def rates(shift):
         for bn, seed in product((False, True), CONFIG["test seeds"]):
             how = {"bn": bn, "activation": activation, "split": "test"}
             yield job_of(cells, seed=seed + shift, **how)
+
+
+def deep(shift):
+    """The jobs with three and fifteen layers, at nine settings."""
+    cells = CONFIG["deep sigma, lr"]
+    for activation, (bn, layers), seed in product(
+        CONFIG["rates"], CONFIG["deep"], CONFIG["test seeds"]
+    ):
+        how = {"bn": bn, "activation": activation, "split": "test", "seed": seed + shift}
+        yield {**job_of(cells, **how), "layers": layers, "at": CONFIG["deep at"]}
+
+
+def spectra(shift):
+    """The jobs that look at singular values, one network each."""
+    how = CONFIG["spectra"]
+    for activation, bn, seed in product(CONFIG["rates"], (False, True), CONFIG["test seeds"]):
+        kind = {"bn": bn, "activation": activation, "split": "spectra", "seed": seed + shift}
+        job = job_of([(how["sigma"], how["lr"])], **kind)
+        yield {**job, "layers": 15, "at": how["at"]}
 
 
 def main():
@@ -166,6 +218,10 @@ def main():
     ]
     rows += again("map", do(jobs))
     rows += again("rates", do(rates(shift)))
+    rows += again("deep", do(deep(shift)))
+    for job, found in do(spectra(shift)):
+        how = {key: job[key] for key in ("activation", "bn", "seed")}
+        rows += [{"part": "spectra", **how, **look} for look in found]
     file = records.write(
         f"scale_map_{shift}" if shift else "scale_map",
         command="python scripts/scale.py" + f" --shift {shift}" * bool(shift),

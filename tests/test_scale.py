@@ -57,9 +57,22 @@ def test_a_job_counts_correct_digits_at_each_look(bn):
     assert np.abs(alone[0] - right[1, :2]).max() <= 3
 
 
+def test_a_job_looks_at_singular_values(tmp_path):
+    job = {**next(scale.spectra(0)), "layers": 4, "at": [0, 2]}
+    before, after = scale.run(job, tmp_path, lambda steps: None)
+    assert (before["step"], after["step"]) == (0, 2)
+    # σ = 0.25 without BN: √32 · 0.25 · g′(0)
+    np.testing.assert_allclose(before["layer: size"], 0.25 * np.sqrt(32) / 4, rtol=0.25)
+    assert len(before["layer: size"]) == len(before["product: near 1"]) == 3
+    assert before["layer: size"][0] == before["product: size"][0]
+    assert all(0 <= share <= 1 for share in before["layer: near 1"])
+    assert after != before
+
+
 def test_every_part_has_its_seeds():
     """Catches a search on the seeds that judge."""
     assert not set(scale.CONFIG["search seeds"]) & set(scale.CONFIG["test seeds"])
     assert len({job["seed"] for job in scale.rates(0)}) == 10
     assert all(job["split"] == "test" for job in scale.rates(0))
-    assert {job["seed"] for job in scale.rates(1000)} == {1000 + s for s in range(10, 20)}
+    for jobs in (scale.rates, scale.deep, scale.spectra):
+        assert {job["seed"] for job in jobs(1000)} == {1000 + s for s in range(10, 20)}
