@@ -245,6 +245,54 @@ def forward(stack: Stack, images: ArrayLike) -> tuple[list[torch.Tensor], torch.
     return given, torch.baddbmm(stack.shift[-1], a, stack.weights[-1])
 
 
+def jacobians(
+    stack: Stack, images: ArrayLike, *, examples: int = 8, running: bool = False
+) -> list[torch.Tensor]:
+    """How each hidden layer's normalised values move the next one's, for one example at a time.
+
+    With BN these are x̂ and the next layer's x̂ (the map F of §3.3), without it the activations'
+    inputs. An example takes part in the batch's mean and variance, which multiplies its rows by
+    1 − (1 + x̂²)/m; ``running``: the running statistics stand in, as at test time.
+
+    Parameters
+    ----------
+    images : array (N, C, H, W), one batch; for the first ``examples`` of it the matrices are found.
+
+    Returns
+    -------
+    found : list of tensors (M, examples, h, h), one for each hidden layer but the first; rows
+        belong to the later layer.
+    """
+    a = torch.as_tensor(images).flatten(1).to(stack.weights[0].dtype)
+    first = stack.weights[0].view(a.shape[1], len(stack), -1).transpose(0, 1)
+    found: list[torch.Tensor] = []
+    slope = torch.zeros(0)
+    for layer, w in enumerate([first, *stack.weights[1:-1]]):
+        x_hat, moved = _normalised(stack, layer, a @ w, running)
+        if layer:
+            rows, columns = moved[:, :examples, :, None], slope[:, :examples, None, :]
+            found.append(rows * w.transpose(1, 2)[:, None] * columns)
+        gamma = stack.gamma[layer] if stack.bn else 1.0
+        y = gamma * x_hat + stack.shift[layer]
+        a = y.sigmoid() if stack.activation == "sigmoid" else y.relu()
+        slope = gamma * (a * (1 - a) if stack.activation == "sigmoid" else (y > 0).to(y))
+    return found
+
+
+def _normalised(stack, layer, z, running):
+    """x̂ (M, m, h), or z without BN; and by how much each value of z moves its own."""
+    if not stack.bn:
+        return z, torch.ones_like(z)
+    if running:
+        inv_std = torch.rsqrt(stack.running_var[layer] + stack.eps)
+        return (z - stack.running_mean[layer]) * inv_std, inv_std.expand_as(z)
+    var, mean = torch.var_mean(z, dim=1, correction=0, keepdim=True)
+    inv_std = torch.rsqrt(var + stack.eps)
+    x_hat = (z - mean) * inv_std
+    # ∂x̂/∂z of one value: 1/√(σ² + ε) · (1 − 1/m − (z − μ)² / (m (σ² + ε)))
+    return x_hat, inv_std * (1 - (1 + x_hat**2) / z.shape[1])
+
+
 class Linear(nn.Module):
     """M linear layers side by side: (N, in), (N, M·in) or (N, M, in) → (N, M·out).
 

@@ -112,6 +112,44 @@ def test_a_pixel_that_is_never_on_keeps_its_weights():
     assert not torch.equal(stack.weights[0][1:], before[1:])
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("bn", "running"), [(False, False), (True, False), (True, True)])
+def test_jacobians_are_those_of_autograd(activation, bn, running):
+    """Catches a missing gamma, a transposed W, an example without its part in the statistics."""
+    split = toy(20, 6, 3, 0)
+    kind = {"bn": bn, "activation": activation, "dtype": torch.float64, "eps": 1e-2}
+    stack = ensemble.networks((6, 5, 5, 5, 3), sigma=[0.7, 1.0], seeds=[0, 1], **kind)
+    shake(stack, 0)
+    ensemble.train(stack, split, steps=3, batch_size=8, lr=0.1, rng=np.random.default_rng(0))
+    found = ensemble.jacobians(stack, split.images, examples=4, running=running)
+    assert [tuple(j.shape) for j in found] == [(2, 4, 5, 5)] * 2
+    k, example = 1, 3
+
+    def normalised(z, layer):
+        if not bn:
+            return z
+        moments = (stack.running_mean, stack.running_var) if running else ()
+        fixed = [t[layer][k, 0] for t in moments] or [None, None]
+        return torch.nn.functional.batch_norm(z, *fixed, training=not running, eps=stack.eps)
+
+    first = stack.weights[0].view(6, 2, 5)[:, k]
+    x_hat = normalised(torch.from_numpy(split.images).flatten(1).double() @ first, 0)
+    for layer, jacobian in enumerate(found):
+
+        def following(x_hat, layer=layer):
+            gamma = stack.gamma[layer][k, 0] if bn else 1.0
+            a = ACTIVATIONS[activation]()(gamma * x_hat + stack.shift[layer][k, 0])
+            return normalised(a @ stack.weights[layer + 1][k], layer + 1)
+
+        def own(row, x_hat=x_hat, following=following):
+            moved = torch.cat([x_hat[:example], row[None], x_hat[example + 1 :]])
+            return following(moved)[example]
+
+        truth = torch.autograd.functional.jacobian(own, x_hat[example])
+        torch.testing.assert_close(jacobian[k, example], truth)
+        x_hat = following(x_hat)
+
+
 @pytest.mark.parametrize("bn", [False, True])
 def test_an_interrupted_run_goes_on_bitwise(bn):
     """Catches a batch order that starts afresh, and running statistics that are forgotten."""
