@@ -49,6 +49,7 @@ MODULES = {
     "training.command_line": "`python -m bn_helpers.training`",
     "ensemble": "Many small networks at once",
     "records": "Records of runs and timings",
+    "significance": "Can so few runs tell two sides apart?",
     "claims": "What is measured, and the rule that judges it",
     "figures": "What a figure shows, compared",
     "plotting": "One style for all figures",

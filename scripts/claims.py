@@ -15,6 +15,7 @@ import nbformat
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bn_helpers.claims import MEASURED, VERDICTS, described, settled, wording
+from bn_helpers.records import folder
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 PAGE = BOOK / "claims.md"
@@ -42,8 +43,11 @@ shown, and no evidence.
 
 A verdict is about the data and the networks named in its row, which are small: it says what a
 reader can see on a laptop, not what ImageNet would show. A figure over seeds is the median with the
-lowest and the highest. Everything was measured twice more with other seeds, and once with every
-second look left out; a verdict that did not stay is *not resolved*, and says so.
+lowest and the highest.
+"""
+AGAIN = """
+Everything was measured twice more with other seeds, and once with every second look left out; a
+verdict that did not stay is *not resolved*, and says so.
 """
 
 
@@ -143,7 +147,8 @@ def page(sections, measured):
         f"{sign} {label}: {counts[label]}" for label, sign in VERDICTS.items() if counts[label]
     ]
     summary = f"Of {len(asked)} rows: {'; '.join(tally)}."
-    return "\n".join([TOP, summary, "", *body]).rstrip() + "\n"
+    again = AGAIN if (folder() / "fresh.json").is_file() else ""
+    return "\n".join([TOP + again, summary, "", *body]).rstrip() + "\n"
 
 
 def build(book=BOOK):
