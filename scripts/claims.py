@@ -133,7 +133,7 @@ def page(sections, measured):
     for title, claims in sections.items():
         body += [f"## {title}", "", "| | Claim | Measured; *rule* | Verdict |", "|---|---|---|---|"]
         for name, claim in claims.items():
-            rows = measured.get(name, [])
+            rows = sorted(measured.get(name, []), key=lambda row: not row["headline"])
             label, words = verdict(name, claim, rows)
             counts[label] += 1
             shown_rows = [measurement(row) for row in rows]

@@ -123,6 +123,7 @@ def test_a_headline_decides_alone(tmp_path, verdict):
     others = [row(other, what=other) for other in ("holds", "does not hold")]
     page = script.page(ONE, stored(tmp_path, *others, row(verdict, headline=True)))
     assert f"| {VERDICTS[verdict]} {verdict} |" in page
+    assert "| ● holds" not in page.split("**w**")[0].split("Measured")[1]  # it stands first
     assert f"{VERDICTS[verdict]} **w**: 1; 5 seeds, toy; *above 0* [01](01_x.ipynb#a-q" in page
     assert f"Of 1 rows: {VERDICTS[verdict]} {verdict}: 1." in page
 
