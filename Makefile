@@ -7,7 +7,7 @@ SHELL := /bin/bash
 VENV := .venv/bin/python
 
 .PHONY: help book test check execute serve lint lock test-oldest test-newest test-colab coverage \
-	bench figure1 inception clean setup-book setup-test
+	bench figure1 inception fresh clean setup-book setup-test
 help:
 	@echo "make book      build the book from the stored outputs"
 	@echo "make test      run every notebook and every test"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench     measure speeds again and store them as records"
 	@echo "make figure1   train Figure 1's networks again and store them as records (about two hours)"
 	@echo "make inception train chapter 11's networks again and store them as records (hours)"
+	@echo "make fresh     measure everything again with other seeds and fewer looks: the record fresh"
 	@echo "make lint      check the style and the types of the code"
 	@echo "make lock      compile the pinned versions (UPGRADE=all or UPGRADE='numpy ruff' moves them)"
 	@echo "make coverage  run the unit tests and say which lines they do not reach"
@@ -72,6 +73,9 @@ SCALE ?= cpu
 WORKERS ?= $(if $(filter gpu,$(SCALE)),12,1)
 inception: setup-test
 	@$(VENV) scripts/inception.py --scale $(SCALE) --workers $(WORKERS)
+
+fresh: setup-test
+	@$(VENV) scripts/fresh.py --workers 2
 
 clean:
 	@rm -rf _build

@@ -25,7 +25,7 @@ from pathlib import Path
 from textwrap import TextWrapper
 from typing import Any
 
-from bn_helpers import significance
+from bn_helpers import records, significance
 
 #: The type under which :func:`measure` stores JSON in a notebook's output.
 MEASURED = "application/vnd.bn-helpers.measured+json"
@@ -76,6 +76,32 @@ def wording() -> dict[str, dict[str, dict[str, str]]]:
     return tomllib.loads(WORDING.read_text(encoding="utf-8"))
 
 
+@functools.cache
+def unsettled() -> dict[tuple[str, str], str]:
+    """Measurements whose verdict did not stay with other seeds or fewer looks: (claim, what) → how.
+
+    From the record ``fresh``, which ``make fresh`` writes.
+    """
+    try:
+        rows = records.read("fresh")["results"]
+    except records.RecordError:
+        return {}
+    found = {}
+    for row in rows:
+        variants = {k: v for k, v in row.items() if k.startswith(("other seeds", "every second"))}
+        others = [f"{v}: {said}" for v, said in variants.items() if said != row["verdict"]]
+        if others:
+            found[row["id"], row["what"]] = f"({row['verdict']}; {', '.join(others)})"
+    return found
+
+
+def settled(row: dict[str, Any]) -> tuple[str, str]:
+    """Verdict and condition of a stored row; *not resolved* if the verdict did not stay."""
+    if how := unsettled().get((row["id"], row["what"])):
+        return "not resolved", how
+    return row["verdict"], row["condition"]
+
+
 def on(data: str) -> Callable[..., None]:
     """:func:`measure` on ``data`` (str), what a notebook measures on unless a call says else."""
     return functools.partial(measure, data=data)
@@ -120,9 +146,7 @@ def measure(
     verdict = rule.verdict(sides)
     words = rule.words(sides)
     if headline and verdict == "shown":
-        raise ValueError(
-            f"expected a rule for the headline of {claim}, got one that judges nothing"
-        )
+        raise ValueError(f"expected a rule for the headline of {claim}, got shown")
     row = {
         "id": claim,
         "what": what,

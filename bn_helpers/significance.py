@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 import numpy as np
 
@@ -27,15 +28,13 @@ def p_paired(differences: Sequence[float]) -> float:
     """
     from scipy.stats import rankdata
 
-    found = np.nan_to_num(np.asarray(differences, float), nan=0.0, posinf=np.inf, neginf=-np.inf)
+    found = np.array([0.0 if math.isnan(d) else _rounded(d) for d in differences])
     ranks = np.rint(2 * rankdata(np.abs(found))).astype(int)[found != 0]  # twice: ties have halves
     ways = np.ones(1)  # in which the signs of the ranks so far make a sum of 0, 1, 2, …
     for rank in ranks:
         without, with_it = np.pad(ways, (0, rank)), np.pad(ways, (rank, 0))
         ways = without + with_it
-    above = ranks[found[found != 0] > 0].sum()
-    tail = min(ways[: above + 1].sum(), ways[above:].sum()) / ways.sum()
-    return float(min(1.0, 2 * tail))
+    return _two_sided(ways, ranks[found[found != 0] > 0].sum())
 
 
 def p_unpaired(one: Sequence[float], other: Sequence[float]) -> float:
@@ -43,20 +42,21 @@ def p_unpaired(one: Sequence[float], other: Sequence[float]) -> float:
 
     ``one``, ``other``: float, a run each, as many as there are; infinity is allowed.
     """
-    from scipy.stats import permutation_test, rankdata
+    from scipy.stats import rankdata
 
-    ranks = rankdata([*one, *other])
-    if np.ptp(ranks) == 0:
-        return 1.0
-    return float(
-        permutation_test(
-            (ranks[: len(one)], ranks[len(one) :]),
-            lambda x, y, axis: np.mean(x, axis) - np.mean(y, axis),
-            n_resamples=np.inf,
-            batch=10_000,
-            vectorized=True,
-        ).pvalue
-    )
+    runs = [_rounded(run) for run in (*one, *other)]
+    ranks = np.rint(2 * rankdata(runs)).astype(int)
+    ways = np.zeros((len(one) + 1, ranks.sum() + 1))  # to draw so many ranks with this sum
+    ways[0, 0] = 1
+    for rank in ranks:
+        ways[1:, rank:] += ways[:-1, : ways.shape[1] - rank].copy()
+    return _two_sided(ways[-1], ranks[: len(one)].sum())
+
+
+def _two_sided(ways, found):
+    """Twice the smaller tail of a distribution of sums, given as the ways to get each of them."""
+    tail = min(ways[: found + 1].sum(), ways[found:].sum()) / ways.sum()
+    return float(min(1.0, 2 * tail))
 
 
 def judge(p_any: float, p_size: float, effect: float, size: float) -> bool | None:
@@ -77,17 +77,23 @@ def judge(p_any: float, p_size: float, effect: float, size: float) -> bool | Non
 def paired(differences: Sequence[float], size: float, *, least: int = PAIRS) -> bool | None:
     """:func:`judge` on one difference a seed. ValueError for fewer than ``least`` (int)."""
     _enough(len(differences), least, "pairs of runs")
-    found = np.nan_to_num(np.asarray(differences, float), nan=0.0, posinf=np.inf, neginf=-np.inf)
-    return judge(p_paired(found), p_paired(found - size), float(np.median(found)), size)
+    known = [0.0 if math.isnan(d) else _rounded(d) for d in differences]
+    unless = [math.nan if math.isnan(d) else _rounded(d) - _rounded(size) for d in differences]
+    return judge(p_paired(differences), p_paired(unless), median(known), _rounded(size))
 
 
 def unpaired(one: Sequence[float], other: Sequence[float], size: float) -> bool | None:
     """:func:`judge` on ``one`` less ``other``. ValueError for fewer than five runs on a side."""
     _enough(min(len(one), len(other)), UNPAIRED, "runs on each side")
     shifted = [run + size for run in other]
-    effect = float(np.median(one) - np.median(other))
-    p_any, p_size = p_unpaired(one, other), p_unpaired(one, shifted)
-    return judge(p_any, p_size, 0.0 if math.isnan(effect) else effect, size)
+    effect = float(median(one)) - float(median(other))
+    effect = 0.0 if math.isnan(effect) else _rounded(effect)
+    return judge(p_unpaired(one, other), p_unpaired(one, shifted), effect, _rounded(size))
+
+
+def _rounded(number):
+    """To ten digits: what differs by rounding alone is a tie."""
+    return float(f"{number:.10g}")
 
 
 def _enough(found, least, what):

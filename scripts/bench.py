@@ -3,8 +3,9 @@
     python scripts/bench.py [SUITE …] [--device cuda] [--where FOLDER]     (default: all suites)
 
 All implementations of one row take turns, round by round, so that a busy moment of the machine
-meets all of them; a ratio is the median of the rounds' ratios. One thread. ``roofline`` and
-``training`` run on a GPU where there is one, and store their record under a name of its own.
+meets all of them; a ratio is the median of the rounds' ratios. One thread. ``roofline``,
+``training`` and ``batches`` run on a GPU where there is one, and store their record under a name of
+its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from bench import folding, layers, networks, roofline, training, whitening
+from bench import batches, folding, layers, networks, roofline, training, whitening
 
 from bn_helpers import records
 from bn_helpers.training.run import device_name
@@ -24,7 +25,11 @@ SUITES = {
     "folding": folding.measure,
     "sweep": networks.measure,
 }
-DEVICE_SUITES = {"roofline": roofline.measure, "training": training.measure}
+DEVICE_SUITES = {
+    "roofline": roofline.measure,
+    "training": training.measure,
+    "batches": batches.measure,
+}
 
 
 def main(arguments=None):
@@ -36,7 +41,7 @@ def main(arguments=None):
         "--device",
         choices=("cpu", "cuda"),
         default="cuda" if torch.cuda.is_available() else "cpu",
-        help="of roofline and training (default: a GPU where there is one)",
+        help="of roofline, training and batches (default: a GPU where there is one)",
     )
     parser.add_argument("--where", type=Path, help="folder of the records (default: book/records)")
     options = parser.parse_args(arguments)

@@ -14,7 +14,7 @@ import execute
 import nbformat
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bn_helpers.claims import MEASURED, VERDICTS, described, wording
+from bn_helpers.claims import MEASURED, VERDICTS, described, settled, wording
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 PAGE = BOOK / "claims.md"
@@ -29,18 +29,19 @@ their cells compute each figure, judge it by the *rule* beside it, and store fig
 verdict; the tests compute them again. This page is put together from those stored outputs. Nobody
 typed a figure or a verdict.
 
-**One measurement decides a row**, the headline, in bold; what decides was named before it was run.
-The others are context. Where it compares runs, the rule is the same everywhere: an exact permutation
-test, paired by seed where both sides share seeds, has to find p < 0.01, and the median effect has to
-be of the size that the rule names. A claim *does not hold* where the same test says that an effect of
-that size is not there; where neither comes out it is *not resolved*: so many seeds cannot tell. It is
-judged on 10 pairs of runs or more, 8 where a run takes minutes, or 5 runs a side without pairs. What
-has fewer is shown (·), not judged. An *identity* follows by algebra: shown, and no evidence.
+**One measurement decides a row**, the headline, in bold; what decides was named before it was
+run. The others are context. Where it compares runs, the rule is the same everywhere: an exact
+permutation test, paired by seed where both sides share seeds, has to find p < 0.01, and the median
+effect has to be of the size that the rule names. A claim *does not hold* where the same test says
+that an effect of that size is not there; where neither comes out it is *not resolved*: so many
+seeds cannot tell. It is judged on 10 pairs of runs or more, 8 where a run takes minutes, or 5 runs
+a side without pairs. What has fewer is shown (·), not judged. An *identity* follows by algebra:
+shown, and no evidence.
 
 A verdict is about the data and the networks named in its row, which are small: it says what a
 reader can see on a laptop, not what ImageNet would show. A figure over seeds is the median with the
-lowest and the highest. Everything was measured once more with other seeds; a row whose verdict did
-not stay is *not resolved*, and says so.
+lowest and the highest. Everything was measured twice more with other seeds, and once with every
+second look left out; a verdict that did not stay is *not resolved*, and says so.
 """
 
 
@@ -103,7 +104,7 @@ def verdict(name, claim, rows):
     if len(headlines) != 1:
         whats = [row["what"] for row in headlines]
         raise ClaimsError(f"{name}: expected one headline measurement, got {whats}")
-    label, condition = headlines[0]["verdict"], headlines[0]["condition"]
+    label, condition = settled(headlines[0])
     return label, f"{label} {condition}".strip()
 
 
@@ -112,7 +113,7 @@ def measurement(row):
     what = f"**{row['what']}**" if row["headline"] else row["what"]
     rule = f"; *{row['rule']['words']}*" if row["rule"]["words"] else ""
     link = f"[{row['chapter']}]({row['link']})"
-    return f"{VERDICTS[row['verdict']]} {what}{described(row)}{rule} {link}"
+    return f"{VERDICTS[settled(row)[0]]} {what}{described(row)}{rule} {link}"
 
 
 def page(sections, measured):

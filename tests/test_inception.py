@@ -53,8 +53,9 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(inception, "RUNS", tmp_path)
     monkeypatch.setattr(inception, "_images", digits)
     monkeypatch.setattr(inception, "SEEDS", range(1))
+    monkeypatch.setattr(inception, "FEWER", range(1))
     scale = SCALE | {"width": 0.25, "size": None}
-    scale["steps"] = {"tuning": 9, "figures": 9, "short": 9, "map": 9}
+    scale["steps"] = {"long": 9, "short": 9, "tuning": 9, "ensemble": 9, "map": 9}
     monkeypatch.setitem(inception.SCALES, "cpu", scale)
     monkeypatch.setattr(records, "_CLONE", tmp_path)
     return digits
@@ -67,13 +68,14 @@ def test_a_record_waits_for_its_last_network(tiny, tmp_path):
         inception.job_of(settings, tiny.sha256)
         for _, settings in inception.networks("ensemble", inception.SCALES["cpu"])
     ]
-    for job in jobs:
-        assert inception.write("ensemble", "cpu", tiny, "cpu") is None
+    for i, job in enumerate(jobs):
+        assert inception.write("ensemble", "cpu", tiny, "cpu") == 6 - i
+        assert not (tmp_path / "inception_ensemble.json").exists()
         folder = runner.folder_of(job, tmp_path)
         folder.mkdir()
         result = inception.work(*job.arguments, folder, lambda step: False)
         (folder / "result.json").write_text(json.dumps(result))
-    assert inception.write("ensemble", "cpu", tiny, "cpu").name == "inception_ensemble.json"
+    assert inception.write("ensemble", "cpu", tiny, "cpu") == 0
     (together,) = (
         row for row in records.read("inception_ensemble", tmp_path)["results"] if "of each" in row
     )
@@ -103,9 +105,9 @@ class Pool:
 
 @pytest.mark.slow
 def test_a_command_that_is_stopped_goes_on_to_the_same_record(tiny, tmp_path, monkeypatch, capsys):
-    """Before the first network, within the second, then not at all."""
+    """Before the first network, within the second, then not at all; then from the record alone."""
     monkeypatch.setattr(runner, "ProcessPoolExecutor", Pool)
-    arguments = ["inception.py", "figures", "--data", "digits", "--device", "cpu"]
+    arguments = ["inception.py", "batch", "--data", "digits", "--device", "cpu"]
     real, trained = run.train, []
 
     def train(settings, *rest, **options):
@@ -114,23 +116,54 @@ def test_a_command_that_is_stopped_goes_on_to_the_same_record(tiny, tmp_path, mo
             options["stop"] = lambda step: True  # after its first step
         return real(settings, *rest, **options)
 
-    def results(*more):
+    def record(*more):
         monkeypatch.setattr(sys, "argv", [*arguments, *more])
         inception.main()
-        if "not complete" in capsys.readouterr().out:
-            return None
-        return records.read("inception_figures", tmp_path)["results"]
+        assert capsys.readouterr().out.startswith("batch: ")
+        return records.read("inception_batch", tmp_path)
 
-    assert results("--minutes", "1e-9") is None
+    def results(record):
+        assert record["config"]["still missing"] == 0
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in record["results"]]
+
+    with pytest.raises(records.RecordError, match="expected a record named"):
+        record("--minutes", "1e-9")
+    capsys.readouterr()
     monkeypatch.setattr(run, "train", train)
-    assert results() is None
+    incomplete = record()
+    assert (incomplete["config"]["networks"], incomplete["config"]["still missing"]) == (3, 1)
+    assert [row["recipe"] for row in incomplete["results"]] == ["inception", "bn-x5"]
     (left,) = tmp_path.glob("*/checkpoint.pt")
-    stopped = results()
-    assert len(trained) == 7 + 1  # none of the finished ones again
+    stopped = results(record())
+    assert len(trained) == 3 + 1  # none of the finished ones again
     assert not left.exists()
+    monkeypatch.setattr(inception, "RUNS", tmp_path / "elsewhere")
+    assert results(record()) == stopped
+    assert len(trained) == 3 + 1  # the record has them
+    (tmp_path / "inception_batch.json").unlink()
     monkeypatch.setattr(inception, "RUNS", tmp_path / "whole")
-    assert results() == stopped
-    assert len(trained) == 8 + 7
+    assert results(record()) == stopped
+    assert len(trained) == 4 + 3
+
+
+def test_a_network_is_known_by_what_is_not_usual_about_it():
+    """Catches two networks taken for one, and a description that makes two of one."""
+    recipe = inception.RECIPES["bn-x5"]
+    usual = inception.Settings(recipe, 10)
+
+    def name(settings, data="x"):
+        return runner.folder_of(inception.job_of(settings, data), inception.RUNS).name
+
+    assert name(replace(usual, recipe=replace(recipe, about="other words"))) == name(usual)
+    assert name(replace(usual, every=100)) == name(usual)
+    changed = [
+        replace(usual, seed=1),
+        replace(usual, every=99),
+        replace(usual, lr=0.1),
+        replace(usual, recipe=replace(recipe, half_life=499.0)),
+        replace(usual, recipe=replace(recipe, bn=False)),
+    ]
+    assert len({name(settings) for settings in changed} | {name(usual), name(usual, "y")}) == 7
 
 
 def test_the_mean_of_probabilities_decides(monkeypatch, tiny):
@@ -149,20 +182,18 @@ def test_the_mean_of_probabilities_decides(monkeypatch, tiny):
 
 
 @pytest.mark.skipif(not GIVEN, reason="BN_HELPERS_DATA is not set: no CIFAR-10")
-@pytest.mark.parametrize("recipe", ["inception", "bn-x5"])
+@pytest.mark.parametrize("arm", ["plain", "BN-x5"])
 @pytest.mark.slow
-def test_the_first_steps_of_a_record_come_out_again(recipe):
+def test_the_first_steps_of_a_record_come_out_again(arm):
     """Catches an edit of models, recipes, augmentation or run that the records do not have."""
-    record = records.read("inception_figures")
+    record = records.read("inception_arms")
     cifar = data.load("cifar10", dtype="uint8", size=SCALE["size"])
     assert record["data"] == {cifar.name: cifar.sha256}
-    _, settings = next(
-        job for job in inception.networks("figures", SCALE) if job[0]["recipe"] == recipe
-    )
-    stored = next(r for r in record["results"] if r["recipe"] == recipe and r["seed"] == 0)
+    _, settings = next(job for job in inception.networks("arms", SCALE) if job[0]["arm"] == arm)
+    stored = next(r for r in record["results"] if r["arm"] == arm and r["seed"] == 0)
     again = run.train(settings, cifar, stop=lambda step: step == settings.every)
     step, loss, accuracy = again.curve[0]
     assert step == stored["curve"][0][0]
-    # Another processor rounds otherwise; 150 steps carry that to some 1e-3.
+    # Another processor rounds otherwise; 50 steps carry that to some 1e-3.
     assert loss == pytest.approx(stored["curve"][0][1], abs=0.02)
     assert accuracy == pytest.approx(stored["curve"][0][2], abs=0.04)

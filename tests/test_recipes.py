@@ -29,7 +29,7 @@ def test_the_changes_are_those_of_the_paper():
     assert (old.faster, new.faster) == (1, 5)
     assert (old.dropout, new.dropout) == (0.4, 0)
     assert old.weight_decay == pytest.approx(5 * new.weight_decay)
-    assert new.halvings == 6 * old.halvings
+    assert old.half_life == 6 * new.half_life
     assert (old.lrn, new.lrn) == (True, False)
     assert (old.shuffle, new.shuffle) == (False, True)
     assert old.distortion > new.distortion > 0
@@ -67,9 +67,20 @@ def test_the_learning_rate_halves_as_often_as_it_says(name):
     settings = Settings(recipe, 1000)
     first = recipe.faster * BASE_LR[recipe.model]
     assert settings.lr_at(0) == first
-    assert settings.lr_at(1000) == pytest.approx(first / 2**recipe.halvings)
-    assert settings.lr_at(1000 / recipe.halvings) == pytest.approx(first / 2)
+    assert settings.lr_at(recipe.half_life) == pytest.approx(first / 2)
+    assert settings.lr_at(3 * recipe.half_life) == pytest.approx(first / 8)
+    assert replace(settings, steps=7).lr_at(100) == settings.lr_at(100)
     assert replace(settings, lr=0.7).lr_at(0) == 0.7
+
+
+def test_it_looks_closely_at_first():
+    settings = Settings(RECIPES["bn-x5"], 23, every=2, closely=6, later=5)
+    assert [t for t in range(1, 24) if settings.looks_at(t)] == [2, 4, 6, 10, 15, 20, 23]
+    assert [t for t in range(1, 6) if Settings(RECIPES["bn-x5"], 5, every=2).looks_at(t)] == [
+        2,
+        4,
+        5,
+    ]
 
 
 def test_the_base_rate_is_the_best_that_was_tried():

@@ -144,6 +144,21 @@ def test_the_loop_is_the_recipe():
         [np.mean(losses[:4]), np.mean(losses[4:])], abs=1e-4
     )
     assert result.curve[-1][2] == pytest.approx(accuracy, abs=0.008)  # one image
+    assert result.held_out_accuracy == pytest.approx(accuracy, abs=0.008)
+    shown = np.sort(mixed[number // 10 :])
+    images_, labels = torch.from_numpy(train.images[shown]), train.labels[shown]
+    accuracy = (model(normalizer.plain(images_)).argmax(1).numpy() == labels).mean()
+    assert result.train_accuracy == pytest.approx(accuracy, abs=0.002)
+
+
+def test_a_curve_may_look_at_fewer_images():
+    """Every seventh of the 143 held out: the last look is no longer the held-out accuracy."""
+    whole, few = uninterrupted(settings()), run.train(settings(look_at=20), digits())
+    assert torch.equal(whole.probabilities, few.probabilities)
+    assert whole.curve[-1][2] == round(whole.held_out_accuracy, 5)
+    assert few.held_out_accuracy == whole.held_out_accuracy
+    found = [21 * row[2] for row in few.curve]
+    assert found == pytest.approx(np.round(found), abs=1e-3)
 
 
 def test_neither_evaluations_nor_checkpoints_change_what_is_trained(tmp_path):

@@ -9,11 +9,12 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx_exercise.nodes import exercise_node
 
 from bn_helpers.checks import EXERCISES
-from bn_helpers.claims import MEASURED, VERDICTS, described, wording
+from bn_helpers.claims import MEASURED, VERDICTS, described, settled, wording
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: How the types of JSON begin that bn_helpers stores in outputs: MEASURED, figures.DESCRIBED.
 OWN = "application/vnd.bn-helpers."
+CITATION = re.compile(r"\[([^\[\]]+)\]\((?:\.\./)?references\.md#(\w+)\)")
 CLAIMS = {name: claim for section in wording().values() for name, claim in section.items()}
 
 
@@ -85,9 +86,10 @@ def verdicts(rows, page):
             before = row["id"]
             asked = CLAIMS[before]
             lines += ["", f"[{before}]({page}) · {plain(asked['claim'])} ({asked['place']})", ""]
-        words = f"{row['verdict']} {row['condition']}".strip()
+        verdict, condition = settled(row)
+        words = f"{verdict} {condition}".strip()
         found = plain(row["what"] + described(row))
-        said = f"{VERDICTS[row['verdict']]} **{plain(words)}** · {found}"
+        said = f"{VERDICTS[verdict]} **{plain(words)}** · {found}"
         rule = row["rule"]["words"]
         lines.append(f"- {said}; *{plain(rule)}*" if rule else f"- {said}")
     return directive("container", "measured", *lines)
@@ -114,6 +116,11 @@ def with_verdicts(cell, page):
     return [cell, verdicts(rows, page)] if rows else [cell]
 
 
+def numbered_citations(app, docname, source):
+    """Let [Wu & Johnson (2021)](references.md#wu2021rethinking) be followed by its number."""
+    source[0] = CITATION.sub(lambda found: f"{found[1]} {{cite}}`{found[2]}`", source[0])
+
+
 def notebook_as_page(app, docname, source):
     """Show exercises as blocks and measurements as lists: in the notebook they are plain cells."""
     if not source[0].startswith("{"):
@@ -137,6 +144,7 @@ def plain_titles(app, doctree, docname):
 
 def setup(app):
     app.connect("doctree-resolved", plain_titles)
+    app.connect("source-read", numbered_citations)
     app.connect("source-read", notebook_as_page)
     app.connect("config-inited", buttons_need_an_address, priority=900)
     app.connect("html-page-context", drop_repeated_scripts, priority=900)

@@ -22,7 +22,7 @@ def measure(rounds=7, networks=20, steps=100):
     split, results = data.Split((grey > 0.5).astype(np.float32), labels), []
     print("\nFigure 1's network, seconds for 1,000 steps of one model, and the ratio")
     for bn in (False, True):
-        plain = partial(_plain_loop, _plain_network(bn), split, steps)
+        plain = partial(_plain_loop, plain_network(bn), split, steps)
         stack = ensemble.networks(
             (784, 100, 100, 100, 10), sigma=[0.1] * networks, seeds=range(networks), bn=bn
         )
@@ -53,7 +53,7 @@ def measure(rounds=7, networks=20, steps=100):
     return {"rounds": rounds, "steps": steps, "batch_size": 60, "dtype": "float32"}, results
 
 
-def _plain_network(bn):
+def plain_network(bn):
     def hidden(fan_in):
         linear = nn.Linear(fan_in, 100, bias=not bn)
         return [linear, *([nn.BatchNorm1d(100)] if bn else []), nn.Sigmoid()]

@@ -86,11 +86,15 @@ def set_pages(kind):
     Each new page is zeroed by the system when it is first written. glibc's default does either,
     depending on what the program freed before, and moves the ratios by a factor of two.
     """
-    trim_threshold, mmap_threshold = -1, -3  # the names of mallopt's settings in malloc.h
-    libc, small, largest = ctypes.CDLL(None), 16 << 20, 32 << 20
-    done = libc.mallopt(trim_threshold, 2**31 - 1 if kind == "reused" else small)
-    done &= libc.mallopt(mmap_threshold, largest if kind == "reused" else small)
-    if not done:
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # mallopt's settings in malloc.h
+    small = 16 << 20
+    if kind == "reused":
+        # No threshold would do: glibc takes 32 MiB at most, and larger tensors got new pages.
+        settings = {trim_threshold: 2**31 - 1, mmap_max: 0}
+    else:
+        settings = {trim_threshold: small, mmap_threshold: small, mmap_max: 2**16}
+    libc = ctypes.CDLL(None)
+    if not all(libc.mallopt(name, value) for name, value in settings.items()):
         sys.exit(f"expected glibc's mallopt to accept the settings for {kind} pages; run on Linux")
     libc.malloc_trim(0)
 
