@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bn_helpers import data
 
@@ -75,13 +76,62 @@ def test_rows_hold_one_number_or_list_for_each_look(small, tmp_path):
         assert all(low <= middle <= high for low, middle, high in row["unit"])
 
 
+def test_a_sigma_by_layer_hangs_on_each_layers_own_inputs():
+    """Catches the outputs' number, and a first layer that is scaled like the others."""
+    job = {"sigma": [0.3, "4/√n"], "seeds": [0, 0], "bn": False}
+    assert figure1.by_layer("4/√n") == pytest.approx([4 / 28, 0.4, 0.4, 0.4])
+    stack, each = figure1.fresh(job), [figure1.by_layer(sigma) for sigma in job["sigma"]]
+    first = stack.weights[0].view(784, 2, 100).transpose(0, 1)
+    for weight, layer in zip([first, *stack.weights[1:]], range(4), strict=True):
+        sigmas = weight.std(dim=(1, 2)).tolist()
+        assert sigmas == pytest.approx([layers[layer] for layers in each], rel=0.05)
+        assert torch.allclose(weight[0] / each[0][layer], weight[1] / each[1][layer], rtol=1e-5)
+
+
+def grid_rows():
+    """Two settings, three seeds, looks at 0, 10, 20: medians 20 and 10 to 90 %; 0.97 and 0.92."""
+    slow = [[0.1, 0.8, 0.97], [0.1, 0.91, 0.97], [0.1, 0.5, 0.98]]
+    quick = [[0.1, 0.9, 0.92], [0.1, 0.9, 0.91], [0.1, 0.5, 0.93]]
+    return [
+        {"sigma": sigma, "lr": 0.5, "held_out": seen}
+        for sigma, runs in ((0.1, slow), ("4/√n", quick))
+        for seen in runs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("goal", "best"), [("90 %", "4/√n"), ("95 %", 0.1), (figure1.END, 0.1), ("97 %", 0.1)]
+)
+def test_the_best_setting_is_the_first_one_there(goal, best):
+    assert figure1.best_of(grid_rows(), goal, [0, 10, 20]) == (best, 0.5)
+
+
+def test_of_settings_that_are_equally_late_the_higher_one_is_best():
+    rows = [row | {"held_out": [0.1, 0.2, max(row["held_out"])]} for row in grid_rows()]
+    assert figure1.best_of(rows, "90 %", [0, 10, 20]) == (0.1, 0.5)
+
+
+def test_best_settings_run_with_seeds_and_batches_of_their_own():
+    choice = {
+        "90 %": {"without BN": [0.1, 1.0], "with BN": ["4/√n", 3.0]},
+        "95 %": {"without BN": [0.1, 1.0], "with BN": [0.2, 3.0]},
+    }
+    jobs = list(figure1.best_jobs(choice))
+    assert {job["order"] for job in jobs} == set(range(10, 20))
+    without, with_bn = jobs[0], jobs[1]
+    assert (without["sigma"], without["lr"], without["seeds"]) == ([0.1], [1.0], [10])
+    assert (with_bn["sigma"], with_bn["bn"]) == (["4/√n", 0.2], True)
+
+
 def test_what_the_stored_settings_say_is_what_runs():
     grid, runs = list(figure1.grid_jobs()), list(figure1.runs_jobs())
     settings = {(job["bn"], *each) for job in grid for each in zip(job["sigma"], job["lr"])}  # noqa: B905
-    assert len(settings) == 2 * len(figure1.GRID["sigma"]) * len(figure1.GRID["lr"])
+    rates, sigmas = len(figure1.GRID["lr"]), len(figure1.GRID["sigma"])
+    assert len([s for s in settings if s[0]]) == rates * sigmas
+    assert len([s for s in settings if not s[0]]) == (rates - 1) * (sigmas - 1)
     assert len({job["order"] for job in grid}) == 5
     seeds = {s for job in runs for s in job["seeds"]}
     assert len(seeds) == 10
-    assert len({job["order"] for job in runs}) == 5
+    assert len({job["order"] for job in runs}) == 10
     folders = {runner.folder_of(runner.Job(job, 0), Path()) for job in grid + runs}
     assert len(folders) == len(grid + runs)
