@@ -7,7 +7,7 @@ SHELL := /bin/bash
 VENV := .venv/bin/python
 
 .PHONY: help book test check execute serve lint lock test-oldest test-newest test-colab coverage \
-	bench figure1 inception fresh clean setup-book setup-test
+	bench figure1 scale inception fresh clean setup-book setup-test
 help:
 	@echo "make book      build the book from the stored outputs"
 	@echo "make test      run every notebook and every test"
@@ -16,6 +16,7 @@ help:
 	@echo "make serve     build the book and serve it on http://localhost:8000"
 	@echo "make bench     measure speeds again and store them as records"
 	@echo "make figure1   train Figure 1's networks again and store them as records (about two hours)"
+	@echo "make scale     train chapter 07's networks again and store them as a record (a quarter of an hour)"
 	@echo "make inception train chapter 11's networks again and store them as records (hours)"
 	@echo "make fresh     measure everything again with other seeds and fewer looks: the record fresh"
 	@echo "make lint      check the style and the types of the code"
@@ -68,6 +69,9 @@ bench: setup-test
 
 figure1: setup-test
 	@$(VENV) scripts/figure1.py grid && $(VENV) scripts/figure1.py best && $(VENV) scripts/figure1.py runs
+
+scale: setup-test
+	@$(VENV) scripts/scale.py
 
 SCALE ?= cpu
 WORKERS ?= $(if $(filter gpu,$(SCALE)),12,1)

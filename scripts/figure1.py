@@ -6,7 +6,7 @@
 
 Finished parts and, every 20 s, the state of an unfinished one lie in _build/figure1; a run that was
 stopped, by --minutes or a kill, goes on from there when its command is given again. `--workers 2`
-uses two processes.
+uses two processes. `best --shift 1000` takes other seeds, and its record goes to _build/fresh.
 """
 
 from __future__ import annotations
@@ -215,9 +215,9 @@ def chosen(grid):
     }
 
 
-def best_jobs(choice):
+def best_jobs(choice, shift):
     """Per seed and variant one stack of what was chosen; no seed or order is the grid's."""
-    for seed, (side, bn) in product(range(10, 20), SIDES.items()):
+    for seed, (side, bn) in product(range(10 + shift, 20 + shift), SIDES.items()):
         settings = dict.fromkeys(tuple(sides[side]) for sides in choice.values())
         yield job_of([(*pair, seed) for pair in settings], bn, seed, True, BEST)
 
@@ -242,11 +242,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["grid", "best", "runs"])
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--shift", type=int, default=0, help="added to each seed of best")
     parser.add_argument("--minutes", type=float, help="stop after about so long; go on later")
     args = parser.parse_args()
+    shift = args.shift
     if args.what == "best":
         choice = chosen(records.read("figure1_grid"))
-        jobs, config = best_jobs(choice), {**BEST, "chosen": choice}
+        jobs, config = best_jobs(choice, shift), {**BEST, "chosen": choice}
     else:
         jobs, config = {"grid": (grid_jobs(), GRID), "runs": (runs_jobs(), RUNS)}[args.what]
     jobs = [runner.Job(job, job["at"][-1] * len(job["lr"]), (job,)) for job in jobs]
@@ -257,11 +259,12 @@ def main():
     rows = [stored(row, args.what) for part in parts for row in part]
     file = records.write(
         f"figure1_{args.what}",
-        command=f"python scripts/figure1.py {args.what}",
+        command=f"python scripts/figure1.py {args.what}" + f" --shift {shift}" * bool(shift),
         config=config,
         seeds=sorted({row["seed"] for row in rows}),
         data={"mnist": data.checksum("mnist")},
         results=rows,
+        where=runner.FRESH if shift else None,
     )
     print(f"stored {file.name}")
 

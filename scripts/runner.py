@@ -14,11 +14,14 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context
+from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 TELL_EVERY = 0.5  # seconds
+#: Where a record with other seeds than the book's lies; see ``scripts/fresh.py``.
+FRESH = Path(__file__).resolve().parent.parent / "_build" / "fresh" / "records"
 
 
 class Job(NamedTuple):

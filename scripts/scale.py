@@ -4,8 +4,8 @@
                                  fifteen layers and their singular values
 
 Finished parts lie in _build/scale; a run that was stopped goes on from there when its command is
-given again. `--shift 1000` takes other seeds throughout and stores `scale_map_1000`: to see whether
-what the record shows stays.
+given again. `--shift 1000` takes other seeds throughout, and the record goes to _build/fresh: to
+see whether what it shows stays.
 """
 
 from __future__ import annotations
@@ -223,12 +223,13 @@ def main():
         how = {key: job[key] for key in ("activation", "bn", "seed")}
         rows += [{"part": "spectra", **how, **look} for look in found]
     file = records.write(
-        f"scale_map_{shift}" if shift else "scale_map",
+        "scale_map",
         command="python scripts/scale.py" + f" --shift {shift}" * bool(shift),
         config=CONFIG,
         seeds=[seed + shift for seed in (*CONFIG["search seeds"], *CONFIG["test seeds"])],
         data={"digits": data.checksum("digits")},
         results=rows,
+        where=runner.FRESH if shift else None,
     )
     print(f"stored {file.name}")
 

@@ -116,8 +116,9 @@ def test_best_settings_run_with_seeds_and_batches_of_their_own():
         "90 %": {"without BN": [0.1, 1.0], "with BN": ["4/√n", 3.0]},
         "95 %": {"without BN": [0.1, 1.0], "with BN": [0.2, 3.0]},
     }
-    jobs = list(figure1.best_jobs(choice))
+    jobs = list(figure1.best_jobs(choice, 0))
     assert {job["order"] for job in jobs} == set(range(10, 20))
+    assert {job["order"] for job in figure1.best_jobs(choice, 100)} == set(range(110, 120))
     without, with_bn = jobs[0], jobs[1]
     assert (without["sigma"], without["lr"], without["seeds"]) == ([0.1], [1.0], [10])
     assert (with_bn["sigma"], with_bn["bn"]) == (["4/√n", 0.2], True)
