@@ -142,7 +142,7 @@ def measure(
     asked = next((section[claim] for section in wording().values() if claim in section), None)
     if asked is None:
         raise ValueError(f"expected an identifier in {WORDING.name}, got {claim!r}")
-    sides, count = _read(runs)
+    sides, counts = _read(runs)
     verdict = rule.verdict(sides)
     words = rule.words(sides)
     if headline and verdict == "shown":
@@ -151,7 +151,8 @@ def measure(
         "id": claim,
         "what": what,
         "figures": _figures(sides, form),
-        "runs": count,
+        "runs": counts[0],
+        **({"most runs": counts[-1]} if len(counts) > 1 else {}),
         "over": over,
         "data": data,
         "rule": {**rule.stored(), "words": words},
@@ -182,7 +183,8 @@ def described(row: dict[str, Any]) -> str:
         span = f" ({figure['low']} to {figure['high']})" if "low" in figure else ""
         figures.append(f"{side}{figure['median']}{span}")
     start = " – " if row["figures"][0]["side"] else ": "
-    over = f"{row['runs']} {row['over']}, " if row["runs"] else ""
+    runs = f"{row['runs']} to {row['most runs']}" if "most runs" in row else row["runs"]
+    over = f"{runs} {row['over']}, " if runs else ""
     return f"{start}{', '.join(figures)}; {over}{row['data']}"
 
 
@@ -543,7 +545,7 @@ def _median(runs):
 
 
 def _read(runs):
-    """The runs as dict, side → list of numbers and never, and how many there are; 0: no chance."""
+    """The runs as dict, side → list of numbers and never; how many there are, 0: no chance."""
     sides, counts = {}, set()
     for name, side in (runs if isinstance(runs, dict) else {"": runs}).items():
         try:
@@ -563,7 +565,7 @@ def _read(runs):
             )
     if 0 in counts or not sides:
         raise ValueError(f"expected one run or more on each side, got {sorted(counts)}")
-    return sides, max(counts, default=0)
+    return sides, sorted(counts) or [0]
 
 
 def _figures(sides, form):

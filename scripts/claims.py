@@ -90,7 +90,7 @@ def collect(notebooks):
                 row = output.get("data", {}).get(MEASURED)
                 if row is None:
                     continue
-                if set(row) != FIELDS or row["verdict"] not in VERDICTS:
+                if set(row) - {"most runs"} != FIELDS or row["verdict"] not in VERDICTS:
                     raise ClaimsError(f"{path.name}: expected {sorted(FIELDS)}, got {row}")
                 page = f"{path.parent.name}/{path.name}" if is_lab(path) else path.name
                 link = f"{page}#{slug(heading)}" if heading else page

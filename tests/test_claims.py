@@ -372,3 +372,10 @@ def test_rules_are_what_their_words_say(sides, size):
     few = {name: runs[:5] for name, runs in sides.items()}  # more take long
     expected = significance.unpaired(b[:5], a[:5], size)
     assert rises(points=size).unpaired.judge(few) is expected
+
+
+def test_sides_of_different_numbers_of_runs_say_both(measured):
+    """Catches a row that claims the larger number for both sides."""
+    text, row = measured({"a": 50 + TEN[:5], "b": TEN}, falls(points=20).unpaired)
+    assert (row["runs"], row["most runs"]) == (5, 10)
+    assert "5 to 10 seeds" in " ".join(text.split())
