@@ -14,7 +14,7 @@ Trials = list[tuple[Any, ...]]
 # --- 11 ---------------------------------------------------------------------------------------
 
 SIX = "11, Six networks"
-FIGURE_3 = "11, Figure 3: how many steps to Inception's best?"
+FIGURE_3 = "11, How many times fewer steps?"
 
 
 def _top_k_error(
